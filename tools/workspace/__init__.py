@@ -1,0 +1,1 @@
+"""The host side of the workspace: one module for each noun of the field."""
