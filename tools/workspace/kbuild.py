@@ -1,0 +1,81 @@
+"""The kernel's own make, called in one way, so that every call sees the same settings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workspace import command
+from workspace.errors import WorkspaceError
+
+# What a build may see of the user's environment. ARCH, LLVM, KCFLAGS, LOCALVERSION and many more
+# would change the kernel behind our back.
+_PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR")
+
+# The same sources and options make the same kernel, whoever builds it and when; a defined, empty
+# LOCALVERSION also keeps scripts/setlocalversion from asking git.
+_REPRODUCIBLE = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "task-diag",
+    "KBUILD_BUILD_HOST": "localhost",
+    "KBUILD_BUILD_VERSION": "1",
+    "LOCALVERSION": "",
+}
+
+# A goal named ...config is one for which the top Makefile reads no .config, as for its own.
+_PRINT_ENVIRONMENT = """\
+ifeq ($(sub_make_done),1)
+print-environment-config: ; @env -0
+endif
+"""
+# Differs from one call to the next, and says nothing about the kernel.
+_OF_THE_CALL = {"MAKEFILES", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "_", "PWD", "OLDPWD", "SHLVL"}
+
+
+def ccache_environment(*, root: Path, cache: Path) -> dict[str, str]:
+    """ccache's settings: the user's own where there are any; paths below ``root`` do not count for a hit."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("CCACHE_")}
+    return {"CCACHE_DIR": str(cache), "CCACHE_BASEDIR": str(root), "CCACHE_NOHASHDIR": "1", **own}
+
+
+@dataclass(frozen=True)
+class Kbuild:
+    """The kernel of the tree ``source``, built in the folder ``objects``."""
+
+    source: Path
+    objects: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for path in (self.source, self.objects):
+            if not path.is_absolute() or any(letter.isspace() or letter == ":" for letter in str(path)):
+                raise WorkspaceError(
+                    f"the kernel's make cannot work in `{path}`: "
+                    "keep the clone in a folder whose whole path has no space and no colon."
+                )
+
+    def words(self, *targets: str) -> list[str]:
+        """The command that makes ``targets``."""
+        return ["make", "-C", str(self.source), f"O={self.objects}", "CC=ccache gcc", *targets]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment that this command needs."""
+        passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        return {**passed, "LANG": "C", **_REPRODUCIBLE, **self.extra, **more}
+
+    def check(self, *targets: str, **more: str) -> str:
+        """Make ``targets`` silently; they have to succeed."""
+        self.objects.mkdir(parents=True, exist_ok=True)
+        return command.check(self.words("-s", *targets), env=self.environment(**more))
+
+    def exported(self) -> dict[str, str]:
+        """What the top Makefile exports to the programs it starts, Kconfig's tool among them."""
+        with tempfile.TemporaryDirectory() as folder:
+            rules = Path(folder) / "environment.mk"
+            rules.write_text(_PRINT_ENVIRONMENT)
+            printed = self.check("print-environment-config", MAKEFILES=str(rules))
+        pairs = (entry.partition("=") for entry in printed.split("\0") if "=" in entry)
+        return {name: value for name, _, value in pairs if name not in _OF_THE_CALL}
