@@ -19,6 +19,13 @@ def environment(**extra: str) -> dict[str, str]:
         **clean,
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
+        # These two are read from the user's home even when there is no configuration.
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "core.attributesFile",
+        "GIT_CONFIG_VALUE_0": os.devnull,
+        "GIT_CONFIG_KEY_1": "core.excludesFile",
+        "GIT_CONFIG_VALUE_1": os.devnull,
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_EDITOR": "false",
         "GIT_AUTHOR_NAME": NAME,

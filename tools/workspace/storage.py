@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -33,27 +34,54 @@ def write_whole(path: Path, content: str | bytes) -> bool:
     return True
 
 
+def sweep(parent: Path, prefix: str) -> None:
+    """Remove the folders ``prefix*`` in ``parent`` that killed runs left; those of running ones stay."""
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        # Whoever works in such a folder holds a lock on it, which the kernel drops with the process.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder in ``parent`` for the block only; those that killed runs left under ``name`` go first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent, f".{name}.")
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}."))
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder that is made beside ``path`` and takes its name only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with scratch_folder(path.parent, path.name) as making:
         yield making
         making.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        making.rename(path)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        # Removing takes time in which a run can be killed: half of the old must not stay under its name.
+        with scratch_folder(path.parent, path.name) as old:
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(old / "old")
+            making.rename(path)
 
 
 def digest(*parts: str | bytes | Path) -> str:
     """A SHA-256 over texts and the contents of files, each with its length, in order."""
     total = hashlib.sha256()
     for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        data = (
+            part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        )
         total.update(len(data).to_bytes(8, "little"))
         total.update(data)
     return total.hexdigest()
