@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ print-environment-config: ; @env -0
 endif
 """
 # Differs from one call to the next, and says nothing about the kernel.
-_OF_THE_CALL = {"MAKEFILES", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "_", "PWD", "OLDPWD", "SHLVL"}
+_OF_THE_CALL = re.compile(r"MAKE(FILES|FLAGS|LEVEL|OVERRIDES)|MFLAGS|PWD|OLDPWD|SHLVL|_")
 
 
 def ccache_environment(*, root: Path, cache: Path) -> dict[str, str]:
@@ -72,10 +73,18 @@ class Kbuild:
         return command.check(self.words("-s", *targets), env=self.environment(**more))
 
     def exported(self) -> dict[str, str]:
-        """What the top Makefile exports to the programs it starts, Kconfig's tool among them."""
+        """What the top Makefile adds for the programs it starts, Kconfig's tool among them.
+
+        It tells of the compiler too, and nothing of who builds, from where, or with which cache.
+        """
         with tempfile.TemporaryDirectory() as folder:
             rules = Path(folder) / "environment.mk"
             rules.write_text(_PRINT_ENVIRONMENT)
             printed = self.check("print-environment-config", MAKEFILES=str(rules))
+        given = self.environment()
         pairs = (entry.partition("=") for entry in printed.split("\0") if "=" in entry)
-        return {name: value for name, _, value in pairs if name not in _OF_THE_CALL}
+        return {
+            name: value
+            for name, _, value in pairs
+            if given.get(name) != value and not _OF_THE_CALL.fullmatch(name)
+        }

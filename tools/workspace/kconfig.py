@@ -95,7 +95,8 @@ def flavour(folder: Path, name: str) -> Flavour:
     """The flavour ``name``, or WorkspaceError with the names there are."""
     known = flavours(folder)
     if name not in known:
-        raise WorkspaceError(f"there is no flavour `{name}`: {folder.name}/flavours.toml has {', '.join(known)}.")
+        names = ", ".join(known)
+        raise WorkspaceError(f"there is no flavour `{name}`: {folder.name}/flavours.toml has {names}.")
     return known[name]
 
 
@@ -244,11 +245,13 @@ def _differences(ours: set[str], makes: set[str], who: str) -> str:
 
 
 def _seed(wanted: Mapping[str, Option], kconf: kconfig_syntax.Kconfig) -> str:
+    """The wanted options as a .config has them."""
+
     def line(option: Option) -> str:
         if option.value == "n":
             return f"# CONFIG_{option.name} is not set\n"
-        quoted = kconf.syms[option.name].orig_type is STRING
-        return f"CONFIG_{option.name}=" + (f'"{kconfiglib.escape(option.value)}"' if quoted else option.value) + "\n"
+        text = kconf.syms[option.name].orig_type is STRING
+        return f'CONFIG_{option.name}="{kconfiglib.escape(option.value)}"\n' if text else f"{option}\n"
 
     return "".join(line(option) for option in wanted.values())
 
@@ -279,7 +282,8 @@ def configure(kbuild: Kbuild, flavour: Flavour) -> bool:
     except (OSError, ValueError):
         pass
     progress.say(f"configuring flavour {flavour.name} ({len(flavour.options)} options wanted)")
-    kconf = kconfig_syntax.read(kbuild.source, environment=exported, folder=kbuild.objects)
+    environment = kbuild.environment(**exported)
+    kconf = kconfig_syntax.read(kbuild.source, environment=environment, folder=kbuild.objects)
     if found := problems(kconf, flavour.options):
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise WorkspaceError(

@@ -140,7 +140,8 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
     if marker.exists():
         _drop_torn(kbuild.objects)
     marker.touch()
-    with progress.Progress(f"building {flavour.name}", total=_steps(kbuild.objects, flavour), unit="steps") as bar:
+    total = _steps(kbuild.objects, flavour)
+    with progress.Progress(f"building {flavour.name}", total=total, unit="steps") as bar:
 
         def on_line(line: str) -> None:
             if _STEP.match(line):
@@ -156,11 +157,8 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
         )
     marker.unlink()
     if finished.code != 0:
-        raise WorkspaceError(
-            "\n    ".join(
-                [f"the kernel (flavour {flavour.name}) does not build; whole log: {log}", *failures.shown(finished.out)]
-            )
-        )
+        head = f"the kernel (flavour {flavour.name}) does not build; whole log: {log}"
+        raise WorkspaceError("\n    ".join([head, *failures.shown(finished.out)]))
 
 
 def _steps(objects: Path, flavour: Flavour) -> int | None:
