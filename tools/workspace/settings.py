@@ -79,6 +79,7 @@ class Settings:
     sources: tuple[str, ...]
     kernel_org_url: str
     debian_suites: tuple[str, ...]
+    subject_prefix: str
 
     @classmethod
     def load(cls, root: Path = ROOT) -> Settings:
@@ -89,4 +90,5 @@ class Settings:
             sources=tuple(table["sources"]),
             kernel_org_url=table["kernel-org"]["url"],
             debian_suites=tuple(table["debian"]["suites"]),
+            subject_prefix=table["series"]["subject-prefix"],
         )
