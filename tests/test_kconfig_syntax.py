@@ -31,7 +31,7 @@ def parse(tmp_path: Path) -> Any:
     return parse
 
 
-# --- transitional ---------------------------------------------------------------------------------------
+# --- transitional ---------------------------------------------------------------------------------
 
 # mm/Kconfig and arch/Kconfig of 7.3, in part.
 RANDOM_KMALLOC_CACHES = (
@@ -64,7 +64,7 @@ def test_transitional_elsewhere_stops(parse: Any, text: str, line: int) -> None:
         parse(text)
 
 
-# --- modules --------------------------------------------------------------------------------------------
+# --- modules --------------------------------------------------------------------------------------
 
 
 # kernel/module/Kconfig of 7.3.
@@ -84,7 +84,7 @@ def test_names_that_begin_alike_are_no_properties(parse: Any) -> None:
     assert kconf.syms["A"].str_value == "y"
 
 
-# --- depends on A if B ------------------------------------------------------------------------------------
+# --- depends on A if B ----------------------------------------------------------------------------
 
 
 class Values(NamedTuple):
@@ -186,7 +186,7 @@ def test_half_a_condition_stops(parse: Any, line: str) -> None:
         parse(f"config X\n\tbool\n{line}\n")
 
 
-# --- help texts, unknown syntax ---------------------------------------------------------------------------
+# --- help texts, unknown syntax -------------------------------------------------------------------
 
 
 def test_help_texts_are_not_read_as_properties(parse: Any) -> None:
@@ -233,7 +233,7 @@ def test_a_missing_file_stops(parse: Any) -> None:
         parse('source "fs/Kconfig"\n')
 
 
-# --- numbers without a value -------------------------------------------------------------------------------
+# --- numbers without a value ----------------------------------------------------------------------
 
 
 def test_a_number_without_a_value_is_0(parse: Any) -> None:
@@ -254,7 +254,7 @@ def test_what_is_visible_and_has_no_default(parse: Any, kind: str, zero: str) ->
     assert parse(f'config A\n\t{kind} "a"\n').syms["A"].str_value == zero
 
 
-# --- the process stays as it was ---------------------------------------------------------------------------
+# --- the process stays as it was ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["config A\n\tbool\n", "frobnicate\n"])

@@ -39,7 +39,14 @@ _OF_THE_CALL = re.compile(r"MAKE(FILES|FLAGS|LEVEL|OVERRIDES)|MFLAGS|PWD|OLDPWD|
 def ccache_environment(*, root: Path, cache: Path) -> dict[str, str]:
     """ccache's settings: the user's own where there are any; paths below ``root`` do not count for a hit."""
     own = {name: value for name, value in os.environ.items() if name.startswith("CCACHE_")}
-    return {"CCACHE_DIR": str(cache), "CCACHE_BASEDIR": str(root), "CCACHE_NOHASHDIR": "1", **own}
+    return {
+        "CCACHE_DIR": str(cache),
+        "CCACHE_BASEDIR": str(root),
+        "CCACHE_NOHASHDIR": "1",
+        # The paths that BASEDIR makes relative are absolute again in what the compiler says.
+        "CCACHE_ABSSTDERR": "1",
+        **own,
+    }
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _merged(folder: Path, fragments: Iterable[str], where: str) -> dict[str, Opt
     return options
 
 
-# --- Why an option cannot have its value ---------------------------------------------------------------
+# --- Why an option cannot have its value ----------------------------------------------------------
 
 
 def _named(item: Any) -> str:
@@ -231,7 +231,7 @@ def problems(kconf: kconfig_syntax.Kconfig, wanted: Mapping[str, Option]) -> lis
     return found
 
 
-# --- The .config ------------------------------------------------------------------------------------------
+# --- The .config ----------------------------------------------------------------------------------
 
 
 def _lines(config: str) -> set[str]:
