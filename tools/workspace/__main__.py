@@ -1,0 +1,172 @@
+"""The command behind the sessions: ``python -m workspace build|vmtest|demo|shell|edit|export``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workspace import accelerator, kernel, series, shell, tree, vmtest, worktree
+from workspace.errors import Terminated, WorkspaceError
+from workspace.kernel import Kernel
+from workspace.progress import say
+from workspace.settings import Paths, Settings
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel with the facts about it that belong into the results."""
+
+    kernel: Kernel
+    facts: dict[str, str]
+
+
+def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> Built:
+    patches = series.Series.load(paths.patches)
+    base = tree.obtain(paths, settings, clone=arguments.tree)
+    say(tree.describe(base, patches.touched))
+    if arguments.worktree:
+        commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "worktree"
+    else:
+        commit, shown_as, source = series.apply(base, patches), None, "patches"
+        say(f"Series: {len(patches.patches)} patches, {patches.digest[:12]}.")
+    built = kernel.build(paths, base, arguments.flavour, commit=commit, shown_as=shown_as)
+    say(f"Kernel: {built.release}, flavour {built.flavour}, build id {built.build_id}, {built.image}.")
+    facts = {
+        "tree": base.kind,
+        "version": base.version,
+        "origin": base.origin,
+        "source": source,
+        "series": patches.digest,
+        "commit": commit,
+    }
+    return Built(built, facts)
+
+
+def _do_build(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    _build(paths, settings, arguments)
+    return 0
+
+
+def _do_vmtest(paths: Paths, settings: Settings, arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    vmtest.Options.parse(rest)  # a slip of the pen is not to cost a build
+    built = _build(paths, settings, arguments)
+    return vmtest.run(built.kernel, rest, paths=paths, facts=built.facts)
+
+
+def _do_shell(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    built = _build(paths, settings, arguments)
+    return shell.run(built.kernel, paths=paths, accel=arguments.accel)
+
+
+def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    built = _build(paths, settings, arguments)
+    return shell.run(
+        built.kernel,
+        paths=paths,
+        accel=arguments.accel,
+        words=[sys.executable, "-m", "taskdiag"],
+    )
+
+
+def _do_edit(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    base = tree.obtain(paths, settings, clone=arguments.tree)
+    print(worktree.edit(paths, base, series.Series.load(paths.patches)))
+    return 0
+
+
+def _do_export(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    print(worktree.export(paths, settings, overwrite=arguments.overwrite))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workspace", description="The task_diag workspace.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument(
+        "--tree", type=Path, metavar="PATH", help="a git clone of your own; it is not modified"
+    )
+
+    what = argparse.ArgumentParser(add_help=False)
+    what.add_argument(
+        "--flavour", default="default", metavar="NAME", help="which kconfig/ fragments (default)"
+    )
+    what.add_argument("--worktree", action="store_true", help="build linux/ as it stands instead of patches/")
+
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--accel", choices=accelerator.NAMES, help="instead of the one that boots the kernel")
+
+    for name, does, parents, text in (
+        ("build", _do_build, [source, what], "get the tree, apply the series, configure and build"),
+        (
+            "vmtest",
+            _do_vmtest,
+            [source, what],
+            "build, then run vmtests/ in guests; takes pytest's options too",
+        ),
+        ("demo", _do_demo, [source, what, where], "build, boot, and print the guest's tasks"),
+        ("shell", _do_shell, [source, what, where], "build, boot, and open a shell"),
+        ("edit", _do_edit, [source], "give the worktree linux/ with the series as commits"),
+        ("export", _do_export, [], "write the worktree's commits to patches/"),
+    ):
+        command = commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
+        command.set_defaults(does=does)
+        if name == "export":
+            command.add_argument(
+                "--overwrite", action="store_true", help="even if patches/ changed since `nox -s edit`"
+            )
+        if name == "vmtest":
+            command.epilog = (
+                "-n N: N guests at once; --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
+                "the guest of a failed test; --junitxml PATH; -k, -x and the rest are pytest's."
+            )
+    return parser
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise Terminated
+
+
+def _die_with_parent() -> None:
+    # nox ends at SIGTERM without a word to its children: ask the kernel to pass it on.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command; errors that the user can mend are one sentence, exit code 1 (2: wrong options)."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(list(words))
+    if rest and arguments.command != "vmtest":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    _die_with_parent()
+    try:
+        return int(arguments.does(Paths(), Settings.load(), arguments, rest))
+    except WorkspaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Terminated:
+        print("Terminated.", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
