@@ -178,6 +178,9 @@ config ALWAYS
 	depends on NET
 config LOST
 	bool
+config FILTER
+	def_bool y
+	depends on NET && NET
 config NEVER
 	bool "Never"
 	depends on n
@@ -261,7 +264,8 @@ def test_what_sticks_gives_no_reason(reasons: Callable[..., list[str]], options:
         ),
         (["CORE=y"], "it needs NET [=n] (which no fragment asks for: add CONFIG_NET=y)"),
         (["NEVER=y"], "it needs n (never on this machine: the compiler or the architecture decides)"),
-        (["STRANGE=y"], "it needs NOWHERE [=NOWHERE] (unknown to this tree)"),
+        (["STRANGE=y"], "it needs NOWHERE [unknown] (the tree for this architecture has no such option)"),
+        (["FILTER=y"], "it needs NET [=n] (which no fragment asks for: add CONFIG_NET=y)"),
         (["LIBRARY=y"], "it has no prompt, so it cannot be asked for: selected by USER"),
         (["LOST=y"], "it has no prompt, so it cannot be asked for, and nothing selects it"),
         (["OLD=y"], "it is transitional: it only carries the value of an old .config over to its successor"),

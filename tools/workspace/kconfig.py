@@ -122,13 +122,16 @@ def _merged(folder: Path, fragments: Iterable[str], where: str) -> dict[str, Opt
 def _named(item: Any) -> str:
     """A symbol or choice as menuconfig shows it: NET [=n]."""
     if isinstance(item, kconfiglib.Symbol) and not item.is_constant:
-        return f"{item.name} [={item.str_value}]"
+        return f"{item.name} [={item.str_value}]" if item.nodes else f"{item.name} [unknown]"
     return str(kconfiglib.standard_sc_expr_str(item))
 
 
 def _unmet(condition: Any) -> list[Any]:
     """The parts of a condition that keep it at n; all of them have to change."""
-    return [part for part in split_expr(condition, AND) if not expr_value(part)]
+    # As a dictionary, because menus and prompts repeat what their options depend on.
+    return list(
+        {expr_str(part): part for part in split_expr(condition, AND) if not expr_value(part)}.values()
+    )
 
 
 def _why_n(part: Any, wanted: Mapping[str, Option]) -> str:
@@ -139,7 +142,7 @@ def _why_n(part: Any, wanted: Mapping[str, Option]) -> str:
     if part.is_constant:
         return f"{shown} (never on this machine: the compiler or the architecture decides)"
     if not part.nodes:
-        return f"{shown} (unknown to this tree)"
+        return f"{shown} (the tree for this architecture has no such option)"
     further = _unmet(part.direct_dep)
     if further:
         return f"{shown} (which needs {', '.join(expr_str(each, _named) for each in further)})"
@@ -186,10 +189,10 @@ def _reason(symbol: Any, option: Option, wanted: Mapping[str, Option]) -> str:
         return "; ".join(_forced_by(symbol)) or "the tree gives no reason"
     if not symbol.visibility:
         prompts = [node.prompt[1] for node in symbol.nodes if node.prompt]
-        if not prompts:
+        if not prompts and expr_value(symbol.direct_dep):
             return f"it has no prompt, so it cannot be asked for{_selectors(symbol)}"
         # With several definitions, the one that is nearest to being met says most.
-        unmet = min((_unmet(condition) for condition in prompts), key=len)
+        unmet = min((_unmet(condition) for condition in prompts or [symbol.direct_dep]), key=len)
         return "it needs " + " and ".join(_why_n(part, wanted) for part in unmet)
     if symbol.choice and symbol.choice.selection is not None:
         taken = symbol.choice.selection.name
