@@ -88,12 +88,8 @@ def test_follow_writes_the_log_and_hands_on_each_line(tmp_path: Path) -> None:
     assert (finished.code, lines, log.read_text()) == (2, ["a", "b"], "a\nb\n")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
-)
-def test_a_signal_to_the_workspace_leaves_no_process(
-    number: signal.Signals, code: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_to_the_workspace_leaves_no_process(number: signal.Signals, code: int, tmp_path: Path) -> None:
     child = tmp_path / "child"
     program = tmp_path / "program.py"
     program.write_text(

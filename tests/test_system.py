@@ -45,7 +45,7 @@ def test_one_line_to_copy(root: bool, apt: bool, dnf: bool, line: str) -> None:
 
 def test_who_is_not_root_gets_the_line_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(system.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    monkeypatch.setattr(system.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
     monkeypatch.setattr(system, "_quietly", lambda *_: pytest.fail("ran a package manager"))
     with pytest.raises(WorkspaceError, match=r"lacks gone; install it with: .*apt-get install .*gone-deb"):
         system.ensure([THERE, GONE])
@@ -64,7 +64,7 @@ def test_root_installs_and_updates_the_lists_only_when_the_first_try_failed(
         return arrived or words[1] == "update"
 
     monkeypatch.setattr(system.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(system.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    monkeypatch.setattr(system.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
     monkeypatch.setattr(system, "_quietly", quietly)
     system.ensure([Need("gone", lambda: arrived, "gone-deb", "gone-rpm")])
     assert ran == [["apt-get", "install"], ["apt-get", "update"], ["apt-get", "install"]]
@@ -72,15 +72,13 @@ def test_root_installs_and_updates_the_lists_only_when_the_first_try_failed(
 
 def test_a_package_that_did_not_bring_what_it_should_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(system.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    monkeypatch.setattr(system.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
     monkeypatch.setattr(system, "_quietly", lambda *_: True)
     with pytest.raises(WorkspaceError, match="lacks gone"):
         system.ensure([GONE])
 
 
-def test_headers_are_found_in_the_folder_of_an_architecture(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_headers_are_found_in_the_folder_of_an_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     need = system._header("openssl/opensslv.h", "libssl-dev", "openssl-devel")
     monkeypatch.setattr(system, "_HEADERS", (tmp_path,))
     assert not need.present()

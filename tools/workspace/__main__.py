@@ -93,14 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     source = argparse.ArgumentParser(add_help=False)
-    source.add_argument(
-        "--tree", type=Path, metavar="PATH", help="a git clone of your own; it is not modified"
-    )
+    source.add_argument("--tree", type=Path, metavar="PATH", help="a git clone of your own; it is not modified")
 
     what = argparse.ArgumentParser(add_help=False)
-    what.add_argument(
-        "--flavour", default="default", metavar="NAME", help="which kconfig/ fragments (default)"
-    )
+    what.add_argument("--flavour", default="default", metavar="NAME", help="which kconfig/ fragments (default)")
     what.add_argument("--worktree", action="store_true", help="build linux/ as it stands instead of patches/")
 
     where = argparse.ArgumentParser(add_help=False)

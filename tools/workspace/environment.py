@@ -23,9 +23,7 @@ def ensure(paths: Paths | None = None) -> Path:
     folder, lock = paths.build / "venv", paths.root / "tools" / "requirements.lock"
     python, stamp = folder / "bin" / "python", folder / "stamp"
     # Which interpreter made it is part of the stamp: an upgrade of the system's Python breaks an environment.
-    made_of = (
-        f"{hashlib.sha256(lock.read_bytes()).hexdigest()} {sys.version} {Path(sys.base_prefix)} {folder}\n"
-    )
+    made_of = f"{hashlib.sha256(lock.read_bytes()).hexdigest()} {sys.version} {Path(sys.base_prefix)} {folder}\n"
     system.ensure()
     paths.build.mkdir(parents=True, exist_ok=True)
     with (paths.build / "venv.lock").open("w") as guard:
@@ -50,9 +48,7 @@ def _make(folder: Path, python: Path, lock: Path) -> None:
             *("--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement", str(lock)),
         ],
     ):
-        finished = subprocess.run(
-            words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-        )
+        finished = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if finished.returncode != 0:
             reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise WorkspaceError(

@@ -113,10 +113,8 @@ def _apt(packages: Sequence[str]) -> bool:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     # The lists of a fresh machine are empty or old: only then is an update worth its time.
-    return (
-        _quietly(install, environment)
-        or _quietly(["apt-get", "update"], environment)
-        and _quietly(install, environment)
+    return _quietly(install, environment) or (
+        _quietly(["apt-get", "update"], environment) and _quietly(install, environment)
     )
 
 
