@@ -117,14 +117,7 @@ def write_only(scratch: Repository, names: frozenset[str]) -> None:
 
 def am(scratch: Repository, series: Series) -> str:
     """Apply the patches to a scratch repository's HEAD; the last commit's id."""
-    words = [
-        "am",
-        "--quiet",
-        "--committer-date-is-author-date",
-        "--keep-non-patch",
-        "--no-3way",
-        "--no-scissors",
-    ]
+    words = ["--committer-date-is-author-date", "--keep-non-patch", "--keep-cr", "--no-3way", "--no-scissors"]
     finished = scratch.run("am", *words, *series.patches)
     if finished.code != 0:
         raise WorkspaceError(_failure(finished, series))

@@ -128,6 +128,9 @@ def export(paths: Paths, settings: Settings, *, overwrite: bool = False) -> str:
     if (reason := _dirty(paths, worktree)) is not None:
         raise WorkspaceError(reason)
     here = _files_digest(paths.patches)
+    if here == _recorded(worktree, FILES) and unexported(paths) is None:
+        # On another base the same commits would give other line numbers and blob ids.
+        return "nothing to export: patches/ is up to date."
     base = worktree.commit(BASE)
     assert base is not None
     with storage.scratch_folder(paths.build, "export") as room:
