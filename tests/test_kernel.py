@@ -50,9 +50,7 @@ def tree(paths: Paths) -> Tree:
     """A kernel tree of one file."""
     repository = kernel_tree.make(paths.trees / "a-tree")
     base = repository.check("rev-parse", "HEAD")
-    return Tree(
-        path=repository.path, version="7.3.4", kind="mainline", origin="a test", base=base, key="a-tree"
-    )
+    return Tree(path=repository.path, version="7.3.4", kind="mainline", origin="a test", base=base, key="a-tree")
 
 
 def build(paths: Paths, tree: Tree, flavour: str = "default") -> Kernel:
@@ -118,9 +116,7 @@ def test_the_same_source_gives_the_same_build_id(paths: Paths, tree: Tree) -> No
     assert build(paths, tree) == first
 
 
-def test_errors_of_the_compiler_are_shown(
-    paths: Paths, tree: Tree, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_of_the_compiler_are_shown(paths: Paths, tree: Tree, capfd: pytest.CaptureFixture[str]) -> None:
     edit(tree, "#warning look here\nint config = CONFIG;\nint main(void)\n{\n\treturn undeclared;\n}\n")
     with pytest.raises(WorkspaceError) as stopped:
         build(paths, tree)
@@ -177,9 +173,7 @@ def test_only_the_first_errors_are_shown() -> None:
 # --- flavours ---------------------------------------------------------------------------------------
 
 
-def test_off_starts_from_a_copy_of_default(
-    paths: Paths, tree: Tree, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_off_starts_from_a_copy_of_default(paths: Paths, tree: Tree, capfd: pytest.CaptureFixture[str]) -> None:
     default = build(paths, tree)
     (default.folder / "of-default").write_text("copied")
     off = build(paths, tree, "off")
@@ -196,6 +190,16 @@ def test_off_starts_from_a_copy_of_default(
 def test_off_is_built_alone_when_there_is_no_default(paths: Paths, tree: Tree) -> None:
     (paths.kernels / "a-tree/default").mkdir(parents=True)  # begun, and not finished: nothing to start from
     assert goals(build(paths, tree, "off")) == 1
+
+
+def test_off_starts_from_a_copy_after_a_failed_attempt(paths: Paths, tree: Tree) -> None:
+    off = (paths.kconfig / "off.config").read_text()
+    (paths.kconfig / "off.config").write_text("CONFIG_FROB=y\n")
+    with pytest.raises(WorkspaceError, match="CONFIG_FROB"):
+        build(paths, tree, "off")
+    (paths.kconfig / "off.config").write_text(off)
+    build(paths, tree)
+    assert goals(build(paths, tree, "off")) == 2
 
 
 def test_what_a_killed_copy_left_is_swept(paths: Paths, tree: Tree) -> None:
@@ -216,9 +220,7 @@ def test_a_killed_build_is_resumed(paths: Paths, tree: Tree) -> None:
     makefile = tree.path / "Makefile"
     whole = makefile.read_text()
     makefile.write_text(
-        whole.replace(
-            "\t@$(CC) -c", "\t@if test -e $(srctree)/slow; then echo torn > $@; sleep 60; fi\n\t@$(CC) -c"
-        )
+        whole.replace("\t@$(CC) -c", "\t@if test -e $(srctree)/slow; then echo torn > $@; sleep 60; fi\n\t@$(CC) -c")
     )
     kernel_tree.commit(Repository(tree.path))
     (tree.path / "slow").touch()

@@ -81,7 +81,7 @@ def build(
     cache = ccache_environment(root=paths.root, cache=paths.build / "ccache")
     kbuild = Kbuild(tree.path, objects, cache)
     with _held(objects):
-        if not objects.is_dir() and wanted.objects_from:
+        if wanted.objects_from and not (objects / ".config").exists():
             _start_from(folder(paths, tree, wanted.objects_from), objects)
         inputs = storage.digest(
             commit, *map(str, wanted.options.values()), json.dumps(kbuild.exported(), sort_keys=True)
@@ -106,9 +106,7 @@ def build(
 
 
 def _held(objects: Path) -> contextlib.AbstractContextManager[None]:
-    return storage.locked(
-        objects.with_name(f".{objects.name}.lock"), what=f"the objects of flavour {objects.name}"
-    )
+    return storage.locked(objects.with_name(f".{objects.name}.lock"), what=f"the objects of flavour {objects.name}")
 
 
 def _stamped(objects: Path) -> tuple[Kernel, dict[str, str]] | None:
