@@ -1,0 +1,159 @@
+"""What a run leaves for a reader: build/results/{junit.xml, results.json, consoles/, configs/}."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from workspace import storage
+from workspace.kernel import Kernel
+from workspace.machine import Machine
+from workspace.progress import say
+from workspace.promises import Promises
+
+# What may be in `outcome`: "passed", "failed", "skipped"; "timed out" (the guest lived on), "hung" (it fell silent),
+# "crashed" (the kernel panicked), "tainted" (it complained), "lost" (it never booted), "killed" (QEMU was), "ended".
+GREEN = {"passed", "skipped"}
+
+
+@dataclass
+class Test:
+    """One test: its outcome over all its phases."""
+
+    outcome: str = "passed"
+    seconds: float = 0.0
+    guest: str | None = None
+    promises: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass
+class Results:
+    """The results of one run, as they come in."""
+
+    folder: Path
+    facts: dict[str, object]
+    task_diag: bool
+    tests: dict[str, Test] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    code: int | None = None
+    _suites: list[ET.Element] = field(default_factory=list)
+
+    @classmethod
+    def started(cls, kernel: Kernel, vm: Machine, *, facts: Mapping[str, str], folder: Path, guests: int) -> Results:
+        """Make room for a new run's results; those of the last run are gone, so that none is taken for the new."""
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "consoles").mkdir(parents=True)
+        config = kernel.config.read_text()
+        storage.write_whole(folder / "configs" / f"{kernel.flavour}.config", config)
+        told = {
+            "kernel": kernel.release,
+            "build_id": kernel.build_id,
+            "flavour": kernel.flavour,
+            "accelerator": vm.accelerator,
+            "guests": guests,
+            "cpus": vm.cpus,
+            "memory": vm.memory,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        return cls(folder, {**told, **facts}, "CONFIG_TASK_DIAG=y" in config.splitlines())
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take in one phase of a test."""
+        test = self.tests.setdefault(report.nodeid, Test())
+        test.seconds += report.duration
+        properties = dict(report.user_properties)
+        if report.outcome == "failed":
+            if test.outcome in GREEN:
+                test.outcome = str(properties.get("outcome", "failed"))
+        elif report.outcome == "skipped":
+            test.outcome = "skipped"
+            test.note = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
+        test.guest = str(properties["guest"]) if "guest" in properties else test.guest
+        test.note = str(properties.get("rounds", test.note))
+        promises = [str(value) for name, value in report.user_properties if name == "promise"]
+        test.promises = promises or test.promises
+
+    def add_broken(self, nodeid: str, why: str) -> None:
+        """A file whose tests could not be collected."""
+        self.tests[nodeid] = Test(outcome="failed", note=why.splitlines()[-1] if why else "")
+
+    def add_junit(self, path: Path) -> None:
+        """Take in the test suites of one of pytest's own files, if it got so far."""
+        with contextlib.suppress(OSError, ET.ParseError):
+            suites = [suite for suite in ET.parse(path).getroot().iter("testsuite") if len(suite)]
+            self._suites += suites
+
+    @property
+    def held(self) -> dict[str, list[str]]:
+        """The tests that passed, by the promises that they hold."""
+        table: dict[str, list[str]] = {}
+        for nodeid, test in sorted(self.tests.items()):
+            if test.outcome == "passed":
+                for promise in test.promises:
+                    table.setdefault(promise, []).append(nodeid)
+        return table
+
+    def verdict(self, codes: list[int], promises: Promises | None) -> int:
+        """The run's exit code; ``promises`` if the whole suite ran, and so has to hold them all."""
+        ran = [test for test in self.tests.values() if test.outcome != "skipped"]
+        self.code = next((code for code in sorted(codes, reverse=True) if code), 0)
+        if any(test.outcome not in GREEN for test in ran):
+            self.code = self.code or int(pytest.ExitCode.TESTS_FAILED)
+        if not ran and self.code == 0:
+            self.complaints.append("no test ran, so nothing was tested")
+            self.code = int(pytest.ExitCode.NO_TESTS_COLLECTED)
+        if promises is not None and self.task_diag:
+            unheld = promises.unheld(self.held)
+            if unheld:
+                self.complaints.append(
+                    f"{len(unheld)} promises that the series makes have no test that passed: {', '.join(unheld)}"
+                )
+                self.code = self.code or int(pytest.ExitCode.TESTS_FAILED)
+        for complaint in self.complaints:
+            say(f"vmtest: {complaint}.")
+        return self.code
+
+    def write(self, promises: Promises) -> None:
+        """Write both files, each in one step; an interrupted run has no exit code."""
+        root = ET.Element("testsuites", name="vmtests")
+        root.extend(self._suites)
+        ET.indent(root)
+        storage.write_whole(self.folder / "junit.xml", ET.tostring(root, "utf-8", xml_declaration=True))
+        held = self.held
+        data = {
+            **self.facts,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "exit_code": self.code,
+            "interrupted": self.code is None or self.code == pytest.ExitCode.INTERRUPTED,
+            "complaints": self.complaints,
+            "counts": self.counts(),
+            "tests": [
+                {
+                    "id": nodeid,
+                    "outcome": test.outcome,
+                    "seconds": round(test.seconds, 4),
+                    "guest": test.guest,
+                    "promises": test.promises,
+                    **({"note": test.note} if test.note else {}),
+                }
+                for nodeid, test in sorted(self.tests.items())
+            ],
+            "promises": {name: held.get(name, []) for name in promises.by_id},
+        }
+        storage.write_whole(self.folder / "results.json", json.dumps(data, indent=1) + "\n")
+
+    def counts(self) -> dict[str, int]:
+        """How many tests had each outcome."""
+        table: dict[str, int] = {}
+        for test in self.tests.values():
+            table[test.outcome] = table.get(test.outcome, 0) + 1
+        return table

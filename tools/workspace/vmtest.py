@@ -1,0 +1,361 @@
+"""`vmtest`: the tests of vmtests/, those that run in guests and those that drive one; one set of results."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from workspace import accelerator, boot, machine, shell
+from workspace.boot import Booted
+from workspace.errors import Terminated, WorkspaceError
+from workspace.guest import Kind, Run, Verdict
+from workspace.kernel import Kernel
+from workspace.machine import Machine
+from workspace.promises import MARKERS, Promises
+from workspace.results import Results
+from workspace.settings import Paths
+from workspace.worker import ON_HOST, Rounds
+
+# Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
+MAX_CRASHES = 8
+GUEST_LOST = 6  # the exit code; pytest's own end at 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for: ours taken out, the rest is pytest's."""
+
+    guests: int
+    junitxml: Path | None
+    rounds: int
+    keep_guest: bool
+    accelerator: str | None
+    pytest: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Options:
+        """Take our options out of ``words``; those that would lead tests out of the guests are refused."""
+        parser = argparse.ArgumentParser(prog="nox -s vmtest --", add_help=False, allow_abbrev=False)
+        parser.add_argument("-n", "--numprocesses", default="1")
+        parser.add_argument("--junitxml", "--junit-xml", type=Path)
+        parser.add_argument("--until-fail", type=int, default=1)
+        parser.add_argument("--keep-guest", action="store_true")
+        parser.add_argument("--accel", choices=accelerator.NAMES)
+        for refused in ("--tx", "--dist", "--px", "--pdb", "--looponfail", "--maxprocesses"):
+            parser.add_argument(refused, nargs="?", const=True)
+        known, rest = parser.parse_known_args(list(words))
+        for refused in ("tx", "dist", "px", "pdb", "looponfail", "maxprocesses"):
+            if getattr(known, refused) is not None:
+                raise WorkspaceError(
+                    f"--{refused} cannot be used with vmtests: they run in guests. Use -n N for N guests at once, "
+                    "--keep-guest for a shell in the guest of a failed test."
+                )
+        if not known.numprocesses.isdecimal() or not 1 <= int(known.numprocesses) <= 64:
+            raise WorkspaceError(f"-n {known.numprocesses}: the number of guests is a number from 1 to 64.")
+        if known.until_fail < 1:
+            raise WorkspaceError(f"--until-fail {known.until_fail}: the number of rounds is 1 or more.")
+        return cls(
+            guests=int(known.numprocesses),
+            junitxml=known.junitxml,
+            rounds=known.until_fail,
+            keep_guest=known.keep_guest,
+            accelerator=known.accel,
+            pytest=tuple(rest),
+        )
+
+
+@dataclass(eq=False)  # pytest keeps plugins in sets
+class Host:
+    """The plugin of the process that runs pytest on the host: collects outcomes, whoever had them."""
+
+    options: Options
+    results: Results
+    promises: Promises
+    whole: bool = False
+    stops: bool = False
+    _config: pytest.Config = field(init=False, repr=False)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Know our markers, and whether the user chose among the tests."""
+        self._config = config
+        config.stash[ON_HOST] = True
+        for marker in MARKERS:
+            config.addinivalue_line("markers", marker)
+        chosen = ("keyword", "markexpr", "lf", "stepwise", "deselect", "ignore", "ignore_glob")
+        self.stops = bool(config.getoption("maxfail"))
+        self.whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not any(
+            config.getoption(name, None) for name in chosen
+        )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a report says of its test."""
+        self.results.add(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be collected is a failure with a name."""
+        if report.failed:
+            self.results.add_broken(report.nodeid, str(report.longrepr))
+
+
+@dataclass(eq=False)
+class Guests(Host):
+    """The host's side of tests that run in guests: proves each guest, and reports what took one down."""
+
+    run: Run = field(kw_only=True)
+    lost: Verdict | None = None
+    _names: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self) -> Generator[None, None, None]:
+        """The first boots; a guest that is lost ends the run with a sentence, not with xdist's traceback."""
+        with self._explained():
+            yield
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """The boots that replace crashed guests, as well."""
+        with self._explained():
+            return (yield)
+
+    @contextmanager
+    def _explained(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except (EOFError, OSError, RuntimeError) as error:
+            verdict = self._last_verdict()
+            if verdict is None:
+                raise
+            self.lost = verdict
+            pytest.exit(f"{verdict.sentence}\n{verdict.tail}\n({error})", returncode=GUEST_LOST)
+
+    def _last_verdict(self) -> Verdict | None:
+        folders = sorted(self.run.folder.glob("*/verdict.json"), key=lambda path: path.stat().st_mtime)
+        return Verdict.read(folders[-1].parent) if folders else None
+
+    def pytest_xdist_newgateway(self, gateway: Any) -> None:
+        """Ask the new worker who it is, before any test goes there."""
+        channel = gateway.remote_exec(
+            "channel.send((open('/proc/cmdline').read(), open('/proc/sys/kernel/random/boot_id').read()))"
+        )
+        line, boot = channel.receive()
+        channel.waitclose()
+        words = dict(word.partition("=")[::2] for word in line.split())
+        name = words.get("workspace.guest", "")
+        if words.get("workspace.nonce") != self.run.nonce:
+            pytest.exit("a worker answered that is no guest of this run: nothing was tested.", returncode=3)
+        self._names[gateway.id] = (name.rpartition(".")[2], boot.strip())
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """What the worker in the guest has to know."""
+        node.workerinput["workspace_nonce"] = self.run.nonce
+        node.workerinput["workspace_build_id"] = self.run.machine.kernel.build_id
+        node.workerinput["workspace_guest"] = f"guest-{self._names[node.gateway.id][0]}"
+        node.workerinput["workspace_slowness"] = self.run.machine.slowness
+        node.workerinput["workspace_keep"] = self.options.keep_guest
+        node.workerinput["workspace_rounds"] = self.options.rounds
+
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """A test that took its guest down: say how, with the console's last lines."""
+        number, boot = self._names[report.node.gateway.id]
+        folder = self.run.folder / number
+        verdict = _awaited_verdict(folder)
+        report.when = "call"
+        report.longrepr = (
+            f"{verdict.kind.value}: {verdict.sentence}, while {crashitem} ran in guest-{number}.\n"
+            f"The console's last lines (all of it: {self.run.consoles / f'guest-{number}.log'}):\n{verdict.tail}"
+        )
+        report.user_properties = [
+            ("guest", f"guest-{number}"),
+            ("guest_boot_id", boot),
+            ("kernel_build_id", self.run.machine.kernel.build_id),
+            ("outcome", verdict.kind.value),
+        ]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a report says; lend the terminal to the guest of a failed test if it was to be kept."""
+        super().pytest_runtest_logreport(report)
+        if self.options.keep_guest and report.failed and report.when in ("setup", "call"):
+            properties = dict(report.user_properties)
+            number = str(properties.get("guest", "")).removeprefix("guest-")
+            if properties.get("outcome") not in {kind.value for kind in Kind if kind is not Kind.TIMEOUT}:
+                with self._terminal():
+                    shell.attend(self.run.folder / number, report.nodeid)
+
+    @contextmanager
+    def _terminal(self) -> Generator[None, None, None]:
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        capture.suspend_global_capture(in_=True)
+        try:
+            yield
+        finally:
+            capture.resume_global_capture()
+
+
+@dataclass(eq=False)
+class Boots(Host):
+    """The host's side of the tests that drive a guest from here: lends them guests."""
+
+    run: Run = field(kw_only=True)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _power: ExitStack = field(default_factory=ExitStack)
+    _guest: Booted | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """These tests have rounds, too."""
+        super().pytest_configure(config)
+        config.pluginmanager.register(Rounds(self.options.rounds), "workspace-rounds")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Only what is marked for the host; everything else belongs in a guest."""
+        dropped = [item for item in items if item.get_closest_marker("host") is None]
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = [item for item in items if item not in dropped]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Record which promises a test holds."""
+        item.user_properties += [("promise", name) for name in self.promises.of(item)]
+        return (yield)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A promise that does not exist is an error."""
+        self.promises.require_known(item)
+
+    @pytest.fixture
+    def guest(self, request: pytest.FixtureRequest) -> Booted:
+        """A guest that was reached: the last test's, if it survived that; boots take long."""
+        if self._guest is None or not self._guest.alive:
+            self._power.close()
+            number = f"boot-{next(self._numbers)}"
+            self._guest = self._power.enter_context(
+                boot.booted(
+                    self.run.machine,
+                    self.run.folder / number,
+                    name=f"{self.run.nonce}.{number}",
+                    log=self.run.consoles / f"{number}.log",
+                )
+            )
+        request.node.user_properties += [
+            ("guest", self._guest.number),
+            ("guest_boot_id", self._guest.boot_id),
+            ("kernel_build_id", self.run.machine.kernel.build_id),
+        ]
+        return self._guest
+
+    def pytest_sessionfinish(self) -> None:
+        """The last guest ends with the tests."""
+        self._power.close()
+
+
+def _awaited_verdict(folder: Path) -> Verdict:
+    # guest.py writes it before its end of the pipe closes, which is how xdist noticed.
+    verdict = Verdict.read(folder)
+    if verdict is None:
+        return Verdict(Kind.KILLED, "the program that watched the guest was killed", None, "")
+    return verdict
+
+
+@contextmanager
+def _terminable() -> Generator[None, None, None]:
+    """SIGTERM unwinds pytest as ^C does, and is told apart at the end."""
+    seen = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        seen = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if seen:
+            raise Terminated
+
+
+def run(
+    kernel: Kernel,
+    words: Sequence[str] = (),
+    *,
+    paths: Paths | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> int:
+    """Test ``kernel`` and leave the results in build/results; ``words`` are ours and pytest's, as the user gave them.
+
+    ``facts`` go into results.json (the kind of tree, the series' digest, ...). The exit code is pytest's, or
+    GUEST_LOST; 5 if no test ran; 1 too if a promise that the series makes was not held by the whole suite.
+    """
+    paths = paths or Paths()
+    options = Options.parse(words)
+    machine.require_tools()
+    vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
+    promises = Promises.load(paths.vmtests / "promises.toml")
+    outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
+    nonce = secrets.token_hex(8)
+    with ExitStack() as stack:
+        stack.callback(outcome.write, promises)
+        folder = stack.enter_context(machine.run_folder(paths.guests, nonce))
+        stack.enter_context(_terminable())
+        before = Path.cwd()
+        os.chdir(paths.root)
+        stack.callback(os.chdir, before)
+        code = _sessions(Run(folder, paths.results / "consoles", paths.root, nonce, vm), options, outcome, promises)
+        if options.junitxml is not None:
+            outcome.write(promises)
+            target = before / options.junitxml
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(paths.results / "junit.xml", target)
+    return code
+
+
+def _sessions(run: Run, options: Options, outcome: Results, promises: Promises) -> int:
+    codes = []
+    whole = True
+    hosts: list[tuple[Host, list[str]]] = [(Boots(options, outcome, promises, run=run), ["-p", "no:xdist"])]
+    if outcome.task_diag:
+        program = run.write()
+        tx = f"{options.guests}*popen//python={shlex.quote(str(program))}"
+        hosts.append(
+            (
+                Guests(options, outcome, promises, run=run),
+                ["--dist", "load", "--tx", tx, "--max-worker-restart", str(MAX_CRASHES)],
+            )
+        )
+    for host, extra in hosts:
+        with tempfile.TemporaryDirectory(prefix="junit", dir=run.folder) as scratch:
+            junit = Path(scratch) / "junit.xml"
+            words = [
+                "-c",
+                "pyproject.toml",
+                "-o",
+                "testpaths=vmtests",
+                f"--junitxml={junit}",
+                *extra,
+                *options.pytest,
+            ]
+            code = int(pytest.main(words, plugins=[host]))
+            outcome.add_junit(junit)
+        whole = whole and host.whole
+        if code != pytest.ExitCode.NO_TESTS_COLLECTED:
+            codes.append(code)
+        if code == pytest.ExitCode.INTERRUPTED or (code and host.stops):
+            break
+    return outcome.verdict(codes, promises if whole else None)

@@ -1,0 +1,361 @@
+"""The guest's side: a pytest plugin that proves where it runs, gives signs of life, and holds every test to account.
+
+vmtests/conftest.py registers it in whatever process collects vmtests. In a guest of this run it lets tests run;
+anywhere else every test is an error, so that nothing can pass on the host's kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pty
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Generator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from workspace.guest import LINK, SHELL
+from workspace.promises import Promises
+from workspace.splat import splats
+
+PORTS = Path("/dev/virtio-ports")
+BEAT = 1.0  # seconds between two signs of life
+DEADLINE = 10.0  # seconds for a test on the hardware, unless it says otherwise
+GRACE = 5.0  # from the moment a test is told to end until its guest is given up
+# A number that no program under test uses. SIGALRM is left to the tests, which interrupt reads with it.
+_TOLD = signal.SIGRTMAX - 3
+
+
+ON_HOST = pytest.StashKey[bool]()  # set where pytest only hands tests out, or drives guests from the host
+
+
+class TimedOutError(Exception):
+    """Raised in a test that passed its deadline."""
+
+
+class TaintedError(Exception):
+    """The kernel complained while a test ran, or its log could not be read to see whether it did."""
+
+
+def build_id(notes: bytes) -> str:
+    """The GNU build id (hex) in an image's ELF ``notes``, as in /sys/kernel/notes; empty if there is none."""
+    position = 0
+    while position + 12 <= len(notes):
+        name_size, size, kind = (
+            int.from_bytes(notes[position + at : position + at + 4], sys.byteorder) for at in (0, 4, 8)
+        )
+        name_at = position + 12
+        data_at = name_at + (name_size + 3 & ~3)
+        if kind == 3 and notes[name_at : name_at + name_size] == b"GNU\0":
+            return notes[data_at : data_at + size].hex()
+        position = data_at + (size + 3 & ~3)
+    return ""
+
+
+def outside(workerinput: dict[str, Any] | None) -> str | None:
+    """Why this process is not in a guest of the run that started it; None if it is."""
+    how = "run it with `nox -s vmtest`"
+    if workerinput is None or "workspace_nonce" not in workerinput:
+        return f"a vmtest runs only in a guest of its own run, and this is none: {how}"
+    if f"workspace.nonce={workerinput['workspace_nonce']}" not in Path("/proc/cmdline").read_text().split():
+        return f"this process was not booted by the run that it works for (wrong kernel command line): {how}"
+    running = build_id(Path("/sys/kernel/notes").read_bytes())
+    if running != workerinput["workspace_build_id"]:
+        return f"the guest runs build {running}, not the one that was built, {workerinput['workspace_build_id']}"
+    return None
+
+
+class Log:
+    """/dev/kmsg: what the kernel said since it was last asked, and a way to write into it."""
+
+    def __init__(self) -> None:
+        self._reader = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._writer = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+
+    def mark(self, text: str) -> None:
+        """Leave a line, so that the kernel's own ones can be told by test."""
+        os.write(self._writer, f"<5>vmtest: {text}"[:900].encode())
+
+    def news(self) -> list[str]:
+        """The kernel's messages since the last call; programs' own lines in the log are left out."""
+        messages: list[str] = []
+        while True:
+            try:
+                record = os.read(self._reader, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return messages
+            except OSError as error:
+                if error.errno == errno.EPIPE:
+                    raise TaintedError("the kernel log overflowed: it cannot be said that nothing was in it") from error
+                raise
+            head, _, text = record.partition(";")
+            facility = int(head.split(",")[0]) >> 3
+            if facility == 0:
+                messages.append(text.split("\n", 1)[0])
+
+    def check(self) -> None:
+        """Raise if the kernel complained since the last call."""
+        messages = self.news()
+        found = splats(messages)
+        if found:
+            raise TaintedError("the kernel complained:\n" + "\n".join(messages[-60:]))
+
+
+class Link:
+    """The port on which the guest tells the host where it is."""
+
+    def __init__(self) -> None:
+        self._port = os.open(PORTS / LINK, os.O_WRONLY | os.O_CLOEXEC)
+        self._lock = threading.Lock()
+
+    def say(self, event: str, **facts: object) -> None:
+        """One event, as a line."""
+        line = json.dumps({"event": event, **facts}) + "\n"
+        with self._lock:
+            os.write(self._port, line.encode())
+
+
+class Monitor(threading.Thread):
+    """Signs of life, and deadlines: a test is told to end by a signal; a guest whose test does not is given up."""
+
+    def __init__(self, link: Link, log: Log) -> None:
+        super().__init__(name="workspace-monitor", daemon=True)
+        self._link = link
+        self._log = log
+        self._main = threading.main_thread()
+        self._end: float | None = None
+        self._limit = 0.0
+        self._grace = 0.0
+        self._told = False
+        self._test = ""
+        signal.signal(_TOLD, self._raise)
+
+    def _raise(self, _number: int, _frame: FrameType | None) -> None:
+        # Late by a hair: the test has just ended.
+        if self._end is not None:
+            self._told = True
+            raise TimedOutError(f"the test did not end within its deadline of {self._limit:g} s")
+
+    def arm(self, test: str, limit: float, slowness: float) -> None:
+        """From now on the test has ``limit`` seconds."""
+        self._test, self._limit, self._grace = test, limit, GRACE * slowness
+        self._told = False
+        self._end = time.monotonic() + limit
+
+    def disarm(self) -> None:
+        """The test ended."""
+        self._end = None
+
+    def run(self) -> None:
+        """Until the process ends."""
+        while True:
+            self._link.say("alive")
+            time.sleep(BEAT)
+            end = self._end
+            if end is None:
+                continue
+            late = time.monotonic() - end
+            if late > self._grace:
+                self._give_up()
+                return
+            if late > 0 and not self._told and self._main.ident is not None:
+                signal.pthread_kill(self._main.ident, _TOLD)
+
+    def _give_up(self) -> None:
+        stack = Path(f"/proc/self/task/{self._main.native_id}/stack")
+        with contextlib.suppress(OSError):
+            for line in stack.read_text().splitlines():
+                self._log.mark(f"stuck in {line}")
+        frame = sys._current_frames().get(self._main.ident or 0)
+        for line in traceback.format_stack(frame):
+            self._log.mark(f"stuck at {line.strip()}")
+        self._link.say("stuck", test=self._test)
+
+
+def serve_shell() -> None:
+    """A shell of this guest on the shell port, until it ends."""
+    port = os.open(PORTS / SHELL, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["PS1"] = "guest# "
+        os.environ.setdefault("TERM", "xterm")
+        os.execv("/bin/bash", ["bash", "--norc", "--noprofile", "-i"])
+    try:
+        while True:
+            # A port without a reader on the host polls as hung up: the shell waits for one.
+            ready, _, _ = select.select([port, terminal], [], [], 0.2)
+            if terminal in ready:
+                try:
+                    data = os.read(terminal, 4096)
+                except OSError:  # EIO: the shell is gone
+                    break
+                _write_all(port, data)
+            if port in ready:
+                with contextlib.suppress(BlockingIOError):
+                    data = os.read(port, 4096)
+                    if data:
+                        os.write(terminal, data)
+                    else:
+                        time.sleep(0.2)
+    finally:
+        os.close(terminal)
+        os.waitpid(child, 0)
+        os.close(port)
+
+
+def _write_all(port: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(port, data) :]
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:  # nobody is attached
+            return
+
+
+class Rounds:
+    """``--until-fail``: each test again and again, until it fails or has had all its rounds."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Log only the last round's reports: the failed one's, or the last of all."""
+        if self.rounds == 1:
+            return None
+        hook = item.ihook
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for number in range(1, self.rounds + 1):
+            last = number == self.rounds
+            # A fresh start for the item, as for its first run.
+            item._initrequest()  # type: ignore[attr-defined]
+            reports = runtestprotocol(item, log=False, nextitem=nextitem if last else item)
+            failed = any(report.failed for report in reports)
+            if failed or last or any(report.skipped for report in reports):
+                note = f"failed in round {number} of {self.rounds}" if failed else f"{number} rounds"
+                for report in reports:
+                    report.sections.append(("until-fail", note))
+                    report.user_properties.append(("rounds", note))
+                    hook.pytest_runtest_logreport(report=report)
+                break
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+
+class Worker:
+    """The plugin."""
+
+    def __init__(self, config: pytest.Config, promises: Promises) -> None:
+        self._promises = promises
+        self._input: dict[str, Any] | None = getattr(config, "workerinput", None)
+        self._outside = outside(self._input)
+        self._keep = False
+        self._slowness = 1.0
+        self._facts: list[tuple[str, object]] = []
+        if self._outside is None and self._input is not None:
+            self._enter(config, self._input)
+
+    def _enter(self, config: pytest.Config, told: dict[str, Any]) -> None:
+        self._keep = told["workspace_keep"]
+        self._slowness = told["workspace_slowness"]
+        self._log = Log()
+        self._link = Link()
+        self._monitor = Monitor(self._link, self._log)
+        self._monitor.start()
+        self._facts = [
+            ("guest", told["workspace_guest"]),
+            ("guest_boot_id", Path("/proc/sys/kernel/random/boot_id").read_text().strip()),
+            ("kernel_build_id", told["workspace_build_id"]),
+        ]
+        config.pluginmanager.register(Rounds(told["workspace_rounds"]), "workspace-rounds")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Tests that are not for a guest are left to the run's other half."""
+        if self._outside is None:
+            dropped = [item for item in items if item.get_closest_marker("host") is not None]
+            if dropped:
+                config.hook.pytest_deselected(items=dropped)
+                items[:] = [item for item in items if item not in dropped]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Say on the link and in the kernel's log which test runs."""
+        item.user_properties += self._facts
+        item.user_properties += [("promise", name) for name in self._promises.of(item)]
+        if self._outside is not None:
+            return (yield)
+        self._log.mark(f"start {item.nodeid}")
+        self._link.say("test", test=item.nodeid)
+        try:
+            return (yield)
+        finally:
+            self._log.mark(f"end {item.nodeid}")
+            self._link.say("test", test=None)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Outside a guest this is an error; so is a promise that does not exist."""
+        if self._outside is not None:
+            pytest.fail(self._outside, pytrace=False)
+        self._promises.require_known(item)
+        with self._held(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Within the deadline, and without a complaint of the kernel's."""
+        with self._held(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """As for the call."""
+        if self._outside is not None:
+            return (yield)
+        with self._held(item):
+            return (yield)
+
+    @contextlib.contextmanager
+    def _held(self, item: pytest.Item) -> Generator[None, None, None]:
+        marker = item.get_closest_marker("deadline")
+        limit = (float(marker.args[0]) if marker else DEADLINE) * self._slowness
+        self._monitor.arm(item.nodeid, limit, self._slowness)
+        try:
+            yield
+        finally:
+            self._monitor.disarm()
+        self._log.check()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Tell the kinds of failure apart in what the host records."""
+        report = yield
+        if call.excinfo is not None:
+            for kind, name in ((TimedOutError, "timed out"), (TaintedError, "tainted")):
+                if isinstance(call.excinfo.value, kind):
+                    report.user_properties = [*report.user_properties, ("outcome", name)]
+                    report.longrepr = str(call.excinfo.value) if kind is TaintedError else report.longrepr
+        return report
+
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
+        """``--keep-guest``: a shell, with the failed test's fixtures still alive."""
+        if self._keep and self._outside is None and isinstance(node, pytest.Item):
+            self._link.say("kept", test=node.nodeid)
+            try:
+                serve_shell()
+            finally:
+                self._link.say("released", test=node.nodeid)
