@@ -41,7 +41,7 @@ class Package:
     """For each file that Debian changes, the titles of its patches; None if they cannot be had here."""
 
 
-def mirrors(apt: Path = APT, *, codename: str | None = None) -> list[str]:
+def mirrors(apt: Path, *, codename: str | None = None) -> list[str]:
     """The addresses that the machine's own sources (one-line and deb822) name for Debian's main archive."""
     suites = ALIASES | {codename or _codename()}
     found: dict[str, None] = {}
@@ -56,15 +56,13 @@ def mirrors(apt: Path = APT, *, codename: str | None = None) -> list[str]:
         for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
             fields = email.parser.HeaderParser().parsestr(stanza.strip())
             words = {name: fields.get(name, "").split() for name in ("Types", "URIs", "Suites", "Components")}
-            wanted = (
-                "deb" in words["Types"] and "main" in words["Components"] and suites & set(words["Suites"])
-            )
+            wanted = "deb" in words["Types"] and "main" in words["Components"] and suites & set(words["Suites"])
             if wanted and fields.get("Enabled", "yes").strip().lower() not in ("no", "false"):
                 found.update(dict.fromkeys(words["URIs"]))
     return [uri for uri in found if not uri.startswith("cdrom:")]
 
 
-def fetch(base: str, suites: Sequence[str], downloads: Path, *, apt: Path = APT) -> Package:
+def fetch(base: str, suites: Sequence[str], downloads: Path) -> Package:
     """Download the newest linux-source-``base`` of the first suite that has it; apt verifies what arrives.
 
     Raises:
@@ -76,7 +74,7 @@ def fetch(base: str, suites: Sequence[str], downloads: Path, *, apt: Path = APT)
     keyring = next((path for path in KEYRINGS if path.exists()), None)
     if keyring is None:
         raise UnavailableError("this machine has no Debian keyring (package debian-archive-keyring)")
-    found = mirrors(apt)
+    found = mirrors(APT)
     if not found:
         raise UnavailableError("this machine's apt sources name no Debian mirror")
     name = f"linux-source-{base}"
@@ -88,9 +86,7 @@ def fetch(base: str, suites: Sequence[str], downloads: Path, *, apt: Path = APT)
                 if update.code != 0:
                     failures[_complaint(update)] = None
                     continue
-                listed = command.run(
-                    ["apt-get", *options, "download", "--print-uris", name], env=_environment()
-                ).out
+                listed = command.run(["apt-get", *options, "download", "--print-uris", name], env=_environment()).out
                 entry = re.match(r"'[^']+' (\S+) (\d+) SHA256:([0-9a-f]{64})", listed)
                 if entry is None:
                     failures[f"{suite} has no {name}"] = None
@@ -150,9 +146,7 @@ def _complaint(finished: command.Finished) -> str:
     return lines[0][2:].strip() if lines else f"apt-get ended with {finished.code}"
 
 
-def _download(
-    options: Sequence[str | Path], name: str, file: str, size: int, sha256: str, downloads: Path
-) -> Path:
+def _download(options: Sequence[str | Path], name: str, file: str, size: int, sha256: str, downloads: Path) -> Path:
     room = downloads / f"{name}.part"
     room.mkdir(parents=True, exist_ok=True)
     words = ["apt-get", *options, "download", name]
@@ -229,7 +223,5 @@ def tarball(package: Path, base: str) -> Iterator[IO[bytes]]:
                         yield stream
                         return
         except tarfile.ReadError as error:
-            raise WorkspaceError(
-                f"{package.name} cannot be read ({error}): remove it and run again."
-            ) from error
+            raise WorkspaceError(f"{package.name} cannot be read ({error}): remove it and run again.") from error
     raise WorkspaceError(f"{package.name} holds no {wanted}: name another suite in pyproject.toml.")
