@@ -1,0 +1,65 @@
+"""Fixtures of the vmtests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from vmtests.namespaces import PidNamespace
+from vmtests.population import Population
+
+
+@pytest.fixture
+def machine() -> Iterator[Population]:
+    """Make processes in the guest's own pid namespace, ended with the test."""
+    with Population() as population:
+        yield population
+
+
+@pytest.fixture
+def world() -> Iterator[PidNamespace]:
+    """Make a pid namespace with nothing in it but process 1 and what the test adds."""
+    with PidNamespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def task_diag(world: PidNamespace) -> Iterator[int]:
+    """Open the task-diag of ``world``'s own procfs."""
+    fd = world.procfs.open()
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[PidNamespace]:
+    """Make a pid namespace with more processes than the kernel passes under one RCU section; only to look at."""
+    with PidNamespace() as namespace:
+        namespace.crowd(280)
+        yield namespace
+
+
+@pytest.fixture
+def crowd_diag(crowd: PidNamespace) -> Iterator[int]:
+    """Open the task-diag of ``crowd``'s own procfs."""
+    fd = crowd.procfs.open()
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def proc() -> Iterator[int]:
+    """Open the root of the guest's own procfs, for the oracle."""
+    fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def whole_machine() -> Iterator[int]:
+    """Open ``/proc/task-diag`` itself."""
+    fd = os.open("/proc/task-diag", os.O_RDWR | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)

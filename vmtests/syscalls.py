@@ -1,0 +1,130 @@
+"""System calls that Python's standard library does not have; errors are OSError with errno."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+CLONE_VFORK = 0x0000_4000
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+
+CAP_SYS_PTRACE = 19
+
+PTRACE_TRACEME = 0
+PTRACE_CONT = 7
+PTRACE_SYSCALL = 24
+PTRACE_SETOPTIONS = 0x4200
+PTRACE_GET_SYSCALL_INFO = 0x420E
+PTRACE_O_TRACESYSGOOD = 1
+PTRACE_O_EXITKILL = 0x0010_0000
+
+# These have the same number on every architecture that Linux gained or has had since 5.1, x86 among them.
+_FSOPEN, _FSCONFIG, _FSMOUNT, _CLONE3 = 430, 431, 432, 435
+_EXIT = {"x86_64": 60, "aarch64": 93, "s390x": 1}
+_FSCONFIG_SET_STRING, _FSCONFIG_SET_FD, _FSCONFIG_CMD_CREATE = 1, 5, 6
+_CAPABILITY_VERSION_3 = 0x2008_0522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# Unlike _libc, it keeps the interpreter's lock: for calls after which another process goes on with it.
+_libc_locked = ctypes.PyDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def read(fd: int, address: int, size: int) -> int:
+    """``read(2)`` into memory at ``address``, without Python's restart after EINTR."""
+    return _checked(_signed(_libc.read(fd, ctypes.c_void_p(address), ctypes.c_size_t(size))))
+
+
+def write(fd: int, address: int, size: int) -> int:
+    """``write(2)`` from memory at ``address``."""
+    return _checked(_signed(_libc.write(fd, ctypes.c_void_p(address), ctypes.c_size_t(size))))
+
+
+def _signed(result: int) -> int:
+    # ctypes takes the result for an int; all sizes here are far below 2 GiB.
+    return int(result)
+
+
+def mprotect_none(address: int, size: int) -> None:
+    """Make every access to the pages at ``address`` fault."""
+    _checked(_libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), 0))
+
+
+def prctl(option: int, argument: int | bytes) -> None:
+    """``prctl(2)`` with one argument."""
+    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    _checked(_libc.prctl(option, value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def ptrace(request: int, pid: int, *, address: int = 0, data: int = 0) -> None:
+    """``ptrace(2)``."""
+    _checked(_libc.ptrace(ctypes.c_long(request), pid, ctypes.c_void_p(address), ctypes.c_void_p(data)))
+
+
+def unshare(flags: int) -> None:
+    """``unshare(2)``."""
+    _checked(_libc.unshare(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    """``setns(2)``."""
+    _checked(_libc.setns(fd, kind))
+
+
+def capset(capabilities: int) -> None:
+    """Make ``capabilities``, a bit mask, the permitted and effective ones of this thread."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    low, high = capabilities & 0xFFFF_FFFF, capabilities >> 32
+    _checked(_libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)))
+
+
+def exit_thread() -> None:
+    """End the calling thread, and not its process, as ``pthread_exit()`` does. Never returns."""
+    _libc.syscall(_EXIT[platform.machine()], 0)
+
+
+def vfork_and_pause() -> None:
+    """Wait uninterruptibly, as ``vfork()`` does, for a child that only pauses. Never returns.
+
+    The child has memory of its own, so that it may run Python for a moment; it dies with its parent.
+    """
+    arguments = struct.pack("=8Q", CLONE_VFORK, 0, 0, 0, 17, 0, 0, 0)
+    if _libc_locked.syscall(_CLONE3, arguments, ctypes.c_size_t(len(arguments))) == 0:
+        prctl(PR_SET_PDEATHSIG, 9)
+        while True:
+            _libc_locked.pause()
+    raise OSError(errno.ECHILD, "the vforked child ended")
+
+
+def mount(kind: str, *, pidns: int | None = None, **options: str) -> int:
+    """Make a mount of the file system ``kind``, attached nowhere; return the descriptor of its root.
+
+    ``pidns`` is, for procfs, a descriptor of the pid namespace to show (default: the caller's); ``options``
+    are those of mount(8), such as ``hidepid="2"``.
+    """
+    context = _checked(_libc.syscall(_FSOPEN, kind.encode(), 1))
+    try:
+        for key, value in options.items():
+            _checked(_libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0))
+        if pidns is not None:
+            _checked(_libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_FD, b"pidns", None, pidns))
+        _checked(_libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0))
+        return _checked(_libc.syscall(_FSMOUNT, context, 1, 0))
+    finally:
+        os.close(context)
