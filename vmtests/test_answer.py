@@ -129,9 +129,7 @@ def test_a_missing_target_ends_the_request(whole_machine: int, pid: int) -> None
 
 @pytest.mark.promise("R3")
 @pytest.mark.parametrize("size", [1, 4096])
-def test_a_target_that_is_gone_before_the_first_read_is_missing(
-    world: PidNamespace, task_diag: int, size: int
-) -> None:
+def test_a_target_that_is_gone_before_the_first_read_is_missing(world: PidNamespace, task_diag: int, size: int) -> None:
     process = world.sleeping()
     raw.ask(task_diag, Request(strategy=ONE, pid=world.number(process)))
     world.kill(process)
@@ -184,9 +182,7 @@ def test_a_target_of_which_nothing_may_be_read_is_refused(world: PidNamespace) -
         assert raw.read(fd, 4096) == b""
         raw.ask(fd, Request(strategy=ONE, pid=number, show=0))
         (answer,) = raw.answers(raw.read(fd, 4096))
-        assert (answer.pid, answer.attributes) == (number, b""), (
-            "nothing was asked for, so nothing is refused"
-        )
+        assert (answer.pid, answer.attributes) == (number, b""), "nothing was asked for, so nothing is refused"
 
     with Procfs(pidns=world.fd, hidepid="1") as procfs:
         run_as(ALICE, ask)
@@ -195,9 +191,7 @@ def test_a_target_of_which_nothing_may_be_read_is_refused(world: PidNamespace) -
 @pytest.mark.promise("R5", "W1")
 @pytest.mark.parametrize(("show", "needed"), [(0, raw.BARE), (raw.SHOW_BASE, raw.BASE)])
 @pytest.mark.parametrize("strategy", [raw.ALL, ONE])
-def test_a_small_buffer_loses_nothing(
-    four: list[int], task_diag: int, show: int, needed: int, strategy: int
-) -> None:
+def test_a_small_buffer_loses_nothing(four: list[int], task_diag: int, show: int, needed: int, strategy: int) -> None:
     target = four[1]
     raw.ask(task_diag, Request(show=show, strategy=strategy, pid=target if strategy == ONE else 0))
     for pid in [target] if strategy == ONE else four:
@@ -255,9 +249,7 @@ def test_a_fault_far_into_a_large_read_loses_and_repeats_nothing(
 
 @pytest.mark.promise("R7")
 @pytest.mark.parametrize("strategy", [raw.ALL, ONE])
-def test_a_pending_signal_interrupts_and_the_request_stays(
-    four: list[int], task_diag: int, strategy: int
-) -> None:
+def test_a_pending_signal_interrupts_and_the_request_stays(four: list[int], task_diag: int, strategy: int) -> None:
     """The handler asks for restarted calls (SA_RESTART), which this one has to refuse."""
     raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy == ONE else 0))
     assert refused(tracing.read_with_a_signal_pending, task_diag, 4096) == "EINTR"

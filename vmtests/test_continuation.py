@@ -91,9 +91,7 @@ def test_every_size_of_buffer_gives_the_same(whole: bytes, task_diag: int) -> No
 @pytest.mark.promise("C1", "C2", "R5")
 @pytest.mark.parametrize("step", [1, 3, 7, 28, 76])
 @pytest.mark.parametrize("direction", [1, -1])
-def test_growing_and_shrinking_buffers_give_the_same(
-    whole: bytes, task_diag: int, step: int, direction: int
-) -> None:
+def test_growing_and_shrinking_buffers_give_the_same(whole: bytes, task_diag: int, step: int, direction: int) -> None:
     raw.ask(task_diag, Request())
     sizes = list(range(0, 601, step))[::direction]
     stream = collect(task_diag, itertools.cycle(sizes))
@@ -123,9 +121,7 @@ def test_many_tasks_come_through_any_buffer(crowd: PidNamespace, crowd_diag: int
 
 @pytest.mark.promise("C1", "C2")
 @pytest.mark.parametrize("size", [raw.BASE, 100, 600])
-def test_one_task_is_whole_through_any_buffer_that_holds_it(
-    few: list[int], task_diag: int, size: int
-) -> None:
+def test_one_task_is_whole_through_any_buffer_that_holds_it(few: list[int], task_diag: int, size: int) -> None:
     for pid in few:
         raw.ask(task_diag, Request(strategy=ONE, pid=pid))
         stream = collect(task_diag, itertools.chain(range(raw.BASE), itertools.repeat(size)))

@@ -87,9 +87,7 @@ def test_one_is_one_message(world: PidNamespace, task_diag: int) -> None:
 
 
 @pytest.mark.promise("O2")
-def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(
-    world: PidNamespace, task_diag: int
-) -> None:
+def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(world: PidNamespace, task_diag: int) -> None:
     """The thread that execs takes over the leader's number, while the dump waits just before it."""
     go, starter = os.pipe()
 
@@ -110,9 +108,7 @@ def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(
 
 
 @pytest.mark.promise("O2")
-def test_who_stays_is_there_exactly_once_while_others_come_and_go(
-    world: PidNamespace, task_diag: int
-) -> None:
+def test_who_stays_is_there_exactly_once_while_others_come_and_go(world: PidNamespace, task_diag: int) -> None:
     stayers = {world.number(world.sleeping()) for _ in range(8)}
     world.spawn(then=_churn)
     for _ in range(10):

@@ -198,9 +198,7 @@ def test_a_failed_write_leaves_the_file_as_after_the_last_answer(task_diag: int)
 
 
 @pytest.mark.promise("W8", "R3")
-def test_a_number_that_is_reused_after_the_write_is_not_the_target(
-    world: PidNamespace, task_diag: int
-) -> None:
+def test_a_number_that_is_reused_after_the_write_is_not_the_target(world: PidNamespace, task_diag: int) -> None:
     first = world.sleeping()
     number = world.number(first)
     raw.ask(task_diag, Request(strategy=ONE, pid=number))
@@ -214,9 +212,7 @@ def test_a_number_that_is_reused_after_the_write_is_not_the_target(
 
 
 @pytest.mark.promise("W8", "R3")
-def test_a_number_that_is_taken_only_after_the_write_is_not_the_target(
-    world: PidNamespace, task_diag: int
-) -> None:
+def test_a_number_that_is_taken_only_after_the_write_is_not_the_target(world: PidNamespace, task_diag: int) -> None:
     raw.ask(task_diag, Request(strategy=ONE, pid=77))
     assert world.number(world.spawn_as(77)) == 77
     with pytest.raises(OSError) as caught:

@@ -33,9 +33,7 @@ class HeldRead:
         """Prepare to read ``size`` bytes from ``fd``."""
         pages = -(-good // mmap.PAGESIZE)
         held = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(
-            -1, pages * mmap.PAGESIZE + held, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )
+        self._memory = mmap.mmap(-1, pages * mmap.PAGESIZE + held, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._edge = raw.address_of(self._memory) + pages * mmap.PAGESIZE
         self._held = held
         self._start = self._edge - good
