@@ -87,8 +87,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_flavours(folder: Path) -> None:
     (folder / "flavours.toml").write_text(
-        '[on]\nfragments = ["base", "on"]\nsteps = 9\n'
-        '[off]\nfragments = ["base", "off"]\nobjects_from = "on"\n'
+        '[on]\nfragments = ["base", "on"]\nsteps = 9\n[off]\nfragments = ["base", "off"]\nobjects_from = "on"\n'
     )
     on, off = kconfig.flavours(folder).values()
     assert (on.name, on.objects_from, on.steps) == ("on", None, 9)
@@ -127,12 +126,8 @@ def test_no_flavours_at_all(tmp_path: Path) -> None:
 def test_the_flavours_of_this_workspace() -> None:
     """What the vmtests rely on is asked for by name: a kernel without it is not built."""
     flavours = kconfig.flavours(Paths().kconfig)
-    default, off = (
-        {str(option) for option in flavours[name].options.values()} for name in ("default", "off")
-    )
-    needed = (
-        "SMP USER_NS PID_NS TIME_NS IA32_EMULATION CHECKPOINT_RESTORE PROC_FS PROC_CHILDREN MEMCG USERFAULTFD"
-    )
+    default, off = ({str(option) for option in flavours[name].options.values()} for name in ("default", "off"))
+    needed = "SMP USER_NS PID_NS TIME_NS IA32_EMULATION CHECKPOINT_RESTORE PROC_FS PROC_CHILDREN MEMCG USERFAULTFD"
     assert {f"CONFIG_{name}=y" for name in needed.split()} <= default
     assert {"CONFIG_MODULES=n", "CONFIG_SLUB_TINY=n"} <= default
     assert default - off == {"CONFIG_TASK_DIAG=y"}
@@ -295,9 +290,7 @@ def test_what_sticks_gives_no_reason(reasons: Callable[..., list[str]], options:
         (["NUMBER=11"], "stays 4: its range is 1 to 10"),
     ],
 )
-def test_what_does_not_stick_has_its_reason(
-    reasons: Callable[..., list[str]], options: list[str], reason: str
-) -> None:
+def test_what_does_not_stick_has_its_reason(reasons: Callable[..., list[str]], options: list[str], reason: str) -> None:
     (found,) = reasons(*options)
     name, value = options[0].split("=")
     assert found.startswith(f"kconfig/f.config:1: CONFIG_{name}={value}")

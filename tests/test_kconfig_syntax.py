@@ -153,9 +153,7 @@ def test_conditional_dependencies_add_up(parse: Any) -> None:
 
 
 def test_a_quoted_if_is_no_condition(parse: Any) -> None:
-    kconf = parse(
-        'config A\n\tstring\n\tdefault "x if y"\nconfig X\n\tdef_bool y\n\tdepends on A = "x if y"\n'
-    )
+    kconf = parse('config A\n\tstring\n\tdefault "x if y"\nconfig X\n\tdef_bool y\n\tdepends on A = "x if y"\n')
     assert not kconf.adapted
     assert kconf.syms["X"].str_value == "y"
 
@@ -210,9 +208,7 @@ def test_help_texts_are_not_read_as_properties(parse: Any) -> None:
         ("\thelp\n\t  transitional\n\n\t  depends on A if B\n\n", 8),
     ],
 )
-@pytest.mark.parametrize(
-    "unknown", ["frobnicate", "depends upon B", "option frobnicate", "default y unless B"]
-)
+@pytest.mark.parametrize("unknown", ["frobnicate", "depends upon B", "option frobnicate", "default y unless B"])
 def test_unknown_syntax_stops_with_its_own_line(parse: Any, before: str, line: int, unknown: str) -> None:
     with pytest.raises(WorkspaceError) as stopped:
         parse(f"config X\n\tbool\n{before}\t{unknown}\n")
@@ -273,8 +269,6 @@ def test_macros_see_the_given_environment_and_folder(
     parse: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARCH", "of the user")
-    kconf = parse(
-        'config A\n\tstring\n\tdefault "$(ARCH)"\nconfig B\n\tstring\n\tdefault "$(shell,pwd)"\n', ARCH="x86"
-    )
+    kconf = parse('config A\n\tstring\n\tdefault "$(ARCH)"\nconfig B\n\tstring\n\tdefault "$(shell,pwd)"\n', ARCH="x86")
     assert kconf.syms["A"].str_value == "x86"
     assert kconf.syms["B"].str_value == str(tmp_path / "objects")

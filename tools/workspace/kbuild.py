@@ -91,7 +91,5 @@ class Kbuild:
         given = self.environment()
         pairs = (entry.partition("=") for entry in printed.split("\0") if "=" in entry)
         return {
-            name: value
-            for name, _, value in pairs
-            if given.get(name) != value and not _OF_THE_CALL.fullmatch(name)
+            name: value for name, _, value in pairs if given.get(name) != value and not _OF_THE_CALL.fullmatch(name)
         }

@@ -129,9 +129,7 @@ def _named(item: Any) -> str:
 def _unmet(condition: Any) -> list[Any]:
     """The parts of a condition that keep it at n; all of them have to change."""
     # As a dictionary, because menus and prompts repeat what their options depend on.
-    return list(
-        {expr_str(part): part for part in split_expr(condition, AND) if not expr_value(part)}.values()
-    )
+    return list({expr_str(part): part for part in split_expr(condition, AND) if not expr_value(part)}.values())
 
 
 def _why_n(part: Any, wanted: Mapping[str, Option]) -> str:
@@ -289,9 +287,7 @@ def configure(kbuild: Kbuild, flavour: Flavour) -> bool:
     kconf = kconfig_syntax.read(kbuild.source, environment=environment, folder=kbuild.objects)
     if found := problems(kconf, flavour.options):
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-        raise WorkspaceError(
-            "\n    ".join([f"flavour {flavour.name} cannot be configured:", *found[:_SHOWN], *more])
-        )
+        raise WorkspaceError("\n    ".join([f"flavour {flavour.name} cannot be configured:", *found[:_SHOWN], *more]))
     text = _made(kbuild, _seed(flavour.options, kconf))
     ours = {symbol.config_string.rstrip("\n") for symbol in kconf.unique_defined_syms} - {""}
     if ours != (makes := _lines(text)):
