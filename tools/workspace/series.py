@@ -118,22 +118,22 @@ def write_only(scratch: Repository, names: frozenset[str]) -> None:
 def am(scratch: Repository, series: Series) -> str:
     """Apply the patches to a scratch repository's HEAD; the last commit's id."""
     words = ["--committer-date-is-author-date", "--keep-non-patch", "--keep-cr", "--no-3way", "--no-scissors"]
-    finished = scratch.run("am", *words, *series.patches)
-    if finished.code != 0:
-        raise WorkspaceError(_failure(finished, series))
+    # One by one, because git does not always say at which it stopped.
+    for patch in series.patches:
+        finished = scratch.run("am", "--quiet", "--patch-format=mbox", *words, patch)
+        if finished.code != 0:
+            raise WorkspaceError(_failure(finished, patch.name))
     commit = scratch.commit()
     assert commit is not None
     return commit
 
 
-def _failure(finished: Finished, series: Series) -> str:
+def _failure(finished: Finished, patch: str) -> str:
     """One sentence on why `git am` stopped."""
     said = finished.err + finished.out
-    stopped = re.search(r"^Patch failed at (\d+)", said, re.MULTILINE)
-    patch = series.patches[int(stopped[1]) - 1].name if stopped else "the series"
     hunks = re.findall(r"^error: patch failed: (.+):(\d+)$", said, re.MULTILINE)
     if hunks:
         places = ", ".join(f"{path} at the hunk of line {line}" for path, line in hunks)
         return f"{patch} does not apply to {places}: rebase the series (`nox -s edit`), then export it."
-    reasons = re.findall(r"^(?:error|fatal): (.+)$", said, re.MULTILINE) or [said.strip().splitlines()[0]]
-    return f"{patch} does not apply: {reasons[0]}."
+    lines = [line for line in said.splitlines() if not line.startswith(("warning:", "hint:"))]
+    return f"{patch} does not apply: {re.sub('^(error|fatal): ', '', lines[0]).rstrip('.')}."

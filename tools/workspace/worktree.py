@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 import shutil
 from dataclasses import dataclass
@@ -92,6 +94,8 @@ def edit(paths: Paths, base: Tree, series: Series) -> str:
         worktree.check("fetch", "--quiet", "--no-tags", base.path, base.base, commit)
         worktree.check("config", "--local", UPDATING, commit)
         _describe(worktree, base, series)
+        # Files that were touched, though not changed, would stop the reset.
+        worktree.run("update-index", "-q", "--refresh")
         worktree.check("reset", "--quiet", "--keep", commit)
         _record(worktree, common, _files_digest(paths.patches))
         worktree.check("config", "--local", "--unset", UPDATING)
@@ -101,6 +105,8 @@ def edit(paths: Paths, base: Tree, series: Series) -> str:
             words = ["--quiet", "--local", "--no-checkout", "--single-branch", "--branch=base", "--no-tags"]
             base.repository.check("clone", *words, base.path, making)
             worktree = Repository(making)
+            # Left alone, it would name a branch that is not there any more.
+            worktree.run("remote", "set-head", "origin", "--delete")
             worktree.check("remote", "remove", "origin")
             _describe(worktree, base, series)
             worktree.check("update-ref", f"refs/heads/{BRANCH}", commit)
@@ -190,7 +196,7 @@ def unexported(paths: Paths) -> str | None:
     assert base is not None
     with storage.scratch_folder(paths.build, "export") as room:
         scratch = series_module.borrowing(worktree, room, base)
-        head = _rewrite(scratch, base, _history(worktree, base))
+        head = _rewrite(scratch, base, _history(scratch, base, worktree.check("rev-parse", "HEAD")))
     if _recorded(worktree, COMMITS) == _common(head, _description(worktree)):
         return None
     return f"{paths.worktree} has commits, or a cover letter, that are not in patches/: run `nox -s export`."
@@ -201,32 +207,27 @@ def format_series(worktree: Repository, base: str, out: Path, *, prefix: str) ->
 
     Gives the id that the last commit has with the series' author; applying the files gave it too.
     """
-    commits = _history(worktree, base)
-    if not commits:
-        return base
-    description = _description(worktree)
-    if not description:
-        raise WorkspaceError(
-            f"{worktree.path} has no cover letter: write it with `git branch --edit-description {BRANCH}`."
-        )
-    touched = worktree.check("diff", "--name-only", "--no-renames", "-z", base, "HEAD").split("\0")
-    each = worktree.check("log", "--format=", "--name-only", "--no-renames", "-z", f"{base}..HEAD").split(
-        "\0"
-    )
-    names = frozenset(name for name in (*touched, *each) if name)
     with storage.scratch_folder(out.parent, f"{out.name}-scratch") as room:
+        # All in a repository of its own, because the developer's has a configuration, too.
         scratch = series_module.borrowing(worktree, room, base)
-        series_module.write_only(scratch, names)
+        commits = _history(scratch, base, worktree.check("rev-parse", "HEAD"))
+        if not commits:
+            return base
+        description = _description(worktree)
+        if not description:
+            raise WorkspaceError(
+                f"{worktree.path} has no cover letter: write it with `git branch --edit-description {BRANCH}`."
+            )
         head = _rewrite(scratch, base, commits)
+        series_module.write_only(scratch, _touched(scratch, base, head))
         newest = max(commits, key=lambda commit: int(commit.date.split()[0]))
         scratch.check("config", DESCRIPTION, f"{description}\n")
         scratch.check("update-ref", f"refs/heads/{BRANCH}", head)
         words = [*FORMAT, f"--subject-prefix={prefix}", f"--output-directory={out}", f"{base}..{BRANCH}"]
         # Git dates and signs a cover letter as the committer who writes it, now.
         scratch.check("format-patch", *words, GIT_COMMITTER_DATE=newest.date)
-        scratch.check("reset", "--quiet", "--hard", base)
         written = Series.load(out)
-        _survived(scratch, head, series_module.am(scratch, written), commits)
+        _try(scratch, base, head, written, commits)
     if written.description != description:
         raise WorkspaceError(
             "the cover letter does not survive the trip through a file: give it one line as subject, an "
@@ -235,9 +236,14 @@ def format_series(worktree: Repository, base: str, out: Path, *, prefix: str) ->
     return head
 
 
-def _history(worktree: Repository, base: str) -> list[_Commit]:
-    """The commits on top of ``base``, oldest first: one line of changes, each without a sign-off."""
-    text = worktree.check("log", "--reverse", "-z", "--format=%H%n%P%n%ad%n%B", "--date=raw", f"{base}..HEAD")
+def _touched(scratch: Repository, base: str, head: str) -> frozenset[str]:
+    listed = scratch.check("log", "--format=", "--name-only", "--no-renames", "-z", f"{base}..{head}")
+    return frozenset(filter(None, listed.split("\0")))
+
+
+def _history(scratch: Repository, base: str, head: str) -> list[_Commit]:
+    """The commits ``base``..``head``, oldest first: one line of changes, each without a sign-off."""
+    text = scratch.check("log", "--reverse", "-z", "--format=%H%n%P%n%ad%n%B", "--date=raw", f"{base}..{head}")
     commits = []
     for entry in filter(None, text.split("\0")):
         name, parents, date, message = entry.split("\n", 3)
@@ -253,7 +259,7 @@ def _history(worktree: Repository, base: str) -> list[_Commit]:
             raise WorkspaceError(
                 f"{commit} has a Signed-off-by, which is put on at submission: remove it (git rebase -i)."
             )
-        if worktree.run("diff", "--quiet", before, commit.id).code == 0:
+        if scratch.run("diff-tree", "--quiet", before, commit.id).code == 0:
             raise WorkspaceError(f"{commit} changes nothing: drop it (git rebase -i {BASE}).")
         before = commit.id
     return commits
@@ -270,13 +276,14 @@ def _rewrite(scratch: Repository, base: str, commits: list[_Commit]) -> str:
     return head
 
 
-def _survived(scratch: Repository, wanted: str, found: str, commits: list[_Commit]) -> None:
-    if wanted == found:
-        return
-    lists = [
-        scratch.check("rev-list", "--reverse", f"-{len(commits)}", head).split() for head in (wanted, found)
-    ]
-    first = next(commit for commit, a, b in zip(commits, *lists, strict=True) if a != b)
+def _try(scratch: Repository, base: str, head: str, written: Series, commits: list[_Commit]) -> None:
+    """Apply what was written, which has to give the same commits again."""
+    scratch.check("reset", "--quiet", "--hard", base)
+    with contextlib.suppress(WorkspaceError):
+        if series_module.am(scratch, written) == head:
+            return
+    wanted, found = (scratch.check("rev-list", "--reverse", f"{base}..{end}").split() for end in (head, "HEAD"))
+    first = next(commit for commit, a, b in itertools.zip_longest(commits, wanted, found[: len(wanted)]) if a != b)
     raise WorkspaceError(
         f"{first} does not survive the trip through a patch: give it one line as subject, an empty line, "
         "and a text without lines of a patch (`---`, `diff`, `From:`)."
@@ -298,9 +305,7 @@ def _dirty(paths: Paths, worktree: Repository) -> str | None:
     """One sentence on what is in no commit, or on a branch that is not the series'."""
     if worktree.run("symbolic-ref", "--quiet", "HEAD").out.strip() != f"refs/heads/{BRANCH}":
         return f"{paths.worktree} is not on the branch {BRANCH}: finish the rebase, or check the branch out."
-    status = worktree.check(
-        "--no-optional-locks", "status", "--porcelain", "--untracked-files=all"
-    ).splitlines()
+    status = worktree.check("--no-optional-locks", "status", "--porcelain", "--untracked-files=all").splitlines()
     if not status:
         return None
     more = f" and {len(status) - 1} more" if len(status) > 1 else ""
@@ -317,6 +322,8 @@ def _describe(worktree: Repository, base: Tree, series: Series) -> None:
     worktree.check("tag", "--force", BASE, base.base)
     if series.description:
         worktree.check("config", DESCRIPTION, f"{series.description}\n")
+    else:
+        worktree.run("config", "--unset-all", DESCRIPTION)
 
 
 def _common(commit: str, description: str) -> str:
