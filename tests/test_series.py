@@ -179,7 +179,7 @@ def test_what_was_applied_is_remembered(base: Tree, patches: Path, monkeypatch: 
             CHANGE.replace("fs/proc/base.c", "fs/proc/gone.c"),
             "0001-change.patch does not apply: fs/proc/gone.c: does not exist in index.",
         ),
-        (CHANGE[: CHANGE.index(" int line_3")], "0001-change.patch does not apply: corrupt patch at line "),
+        (CHANGE[: CHANGE.index(" int line_3")], "0001-change.patch does not apply: corrupt patch at "),
         (
             ADDITION.replace("b/fs/proc/task_diag.c", "b/../../outside"),
             "0001-change.patch does not apply: invalid path '../../outside'.",
