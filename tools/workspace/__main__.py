@@ -64,17 +64,15 @@ def _do_vmtest(paths: Paths, settings: Settings, arguments: argparse.Namespace, 
 
 def _do_shell(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     built = _build(paths, settings, arguments)
-    return shell.run(built.kernel, paths=paths, accel=arguments.accel)
+    return shell.interact(built.kernel, paths=paths, wanted=arguments.accel)
 
 
 def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     built = _build(paths, settings, arguments)
-    return shell.run(
-        built.kernel,
-        paths=paths,
-        accel=arguments.accel,
-        words=[sys.executable, "-m", "taskdiag"],
-    )
+    words = ["env", f"PYTHONPATH={paths.root / 'tools'}", sys.executable, "-m", "taskdiag"]
+    code, table = shell.execute(built.kernel, words, paths=paths, wanted=arguments.accel)
+    print(table, end="")
+    return code
 
 
 def _do_edit(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
