@@ -200,8 +200,8 @@ def test_a_number_reused_where_the_dump_waits_is_another_task(world: PidNamespac
 
 
 @pytest.mark.promise("C3", "O2", "O4")
-def test_tasks_born_behind_and_before_the_position(world: PidNamespace, task_diag: int) -> None:
-    """One born before the position in the walk is seen, one born behind it is not, and no other moves."""
+def test_tasks_born_during_a_dump_move_no_other(world: PidNamespace, task_diag: int) -> None:
+    """Who is born where the walk has been is not seen, who is born where it will come may be."""
     low, middle, high = 50, 100, 150
     for number in (low, middle, high):
         world.spawn_as(number)
@@ -210,4 +210,5 @@ def test_tasks_born_behind_and_before_the_position(world: PidNamespace, task_dia
     assert [next(dump)[0] for _ in range(3)] == [1, low, middle]
     world.spawn_as(75)
     world.spawn_as(125)
-    assert [pid for pid, _ in dump] == [125, high]
+    # A walk may have looked ahead for the next task before it stopped for lack of room.
+    assert [pid for pid, _ in dump] in ([125, high], [high])

@@ -7,7 +7,6 @@ import fcntl
 import mmap
 import os
 import select
-import signal
 import struct
 import threading
 from types import TracebackType
@@ -61,10 +60,6 @@ class HeldRead:
         self.release()
         self._thread.join(_PATIENCE)
         os.close(self._faults)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the reading thread."""
-        signal.pthread_kill(self._thread.ident or 0, number)
 
     def release(self) -> None:
         """Let the read go on."""
