@@ -78,7 +78,8 @@ class Results:
             test.outcome = "skipped"
             test.note = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
         test.guest = str(properties["guest"]) if "guest" in properties else test.guest
-        test.note = str(properties.get("rounds", test.note))
+        if report.when == "call" or report.failed:
+            test.note = str(properties.get("rounds", test.note))
         promises = [str(value) for name, value in report.user_properties if name == "promise"]
         test.promises = promises or test.promises
 

@@ -85,6 +85,7 @@ class Host:
     options: Options
     results: Results
     promises: Promises
+    run: Run
     whole: bool = False
     stops: bool = False
     _config: pytest.Config = field(init=False, repr=False)
@@ -102,6 +103,12 @@ class Host:
             config.getoption(name, None) for name in chosen
         )
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """End the guests first: without them everything else that has to be undone is quick."""
+        # Cleaning up takes a second; a second ^C must not stop half of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        machine.end_guests(self.run.folder)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a report says of its test."""
         self.results.add(report)
@@ -116,7 +123,6 @@ class Host:
 class Guests(Host):
     """The host's side of tests that run in guests: proves each guest, and reports what took one down."""
 
-    run: Run = field(kw_only=True)
     lost: Verdict | None = None
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -175,6 +181,7 @@ class Guests(Host):
         folder = self.run.folder / number
         verdict = _awaited_verdict(folder)
         report.when = "call"
+        report.location = (report.location[0], None, crashitem.partition("::")[2])
         report.longrepr = (
             f"{verdict.kind.value}: {verdict.sentence}, while {crashitem} ran in guest-{number}.\n"
             f"The console's last lines (all of it: {self.run.consoles / f'guest-{number}.log'}):\n{verdict.tail}"
@@ -210,7 +217,6 @@ class Guests(Host):
 class Boots(Host):
     """The host's side of the tests that drive a guest from here: lends them guests."""
 
-    run: Run = field(kw_only=True)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _power: ExitStack = field(default_factory=ExitStack)
     _guest: Booted | None = None
@@ -274,7 +280,7 @@ def _awaited_verdict(folder: Path) -> Verdict:
 
 @contextmanager
 def _terminable() -> Generator[None, None, None]:
-    """SIGTERM unwinds pytest as ^C does, and is told apart at the end."""
+    """SIGTERM, and a terminal that is closed, unwind pytest as ^C does, and are told apart at the end."""
     seen = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -282,11 +288,13 @@ def _terminable() -> Generator[None, None, None]:
         seen = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if seen:
             raise Terminated
 
@@ -329,13 +337,13 @@ def run(
 def _sessions(run: Run, options: Options, outcome: Results, promises: Promises) -> int:
     codes = []
     whole = True
-    hosts: list[tuple[Host, list[str]]] = [(Boots(options, outcome, promises, run=run), ["-p", "no:xdist"])]
+    hosts: list[tuple[Host, list[str]]] = [(Boots(options, outcome, promises, run), ["-p", "no:xdist"])]
     if outcome.task_diag:
         program = run.write()
         tx = f"{options.guests}*popen//python={shlex.quote(str(program))}"
         hosts.append(
             (
-                Guests(options, outcome, promises, run=run),
+                Guests(options, outcome, promises, run),
                 ["--dist", "load", "--tx", tx, "--max-worker-restart", str(MAX_CRASHES)],
             )
         )

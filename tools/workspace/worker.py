@@ -173,13 +173,13 @@ class Monitor(threading.Thread):
                 signal.pthread_kill(self._main.ident, _TOLD)
 
     def _give_up(self) -> None:
-        stack = Path(f"/proc/self/task/{self._main.native_id}/stack")
-        with contextlib.suppress(OSError):
-            for line in stack.read_text().splitlines():
-                self._log.mark(f"stuck in {line}")
         frame = sys._current_frames().get(self._main.ident or 0)
-        for line in traceback.format_stack(frame):
-            self._log.mark(f"stuck at {line.strip()}")
+        for where in traceback.extract_stack(frame)[-4:]:
+            self._log.mark(f"stuck at {where.filename}:{where.lineno}: {where.line}")
+        with contextlib.suppress(OSError):
+            kernel = Path(f"/proc/self/task/{self._main.native_id}/stack").read_text()
+            for line in kernel.splitlines():
+                self._log.mark(f"stuck in {line}")
         self._link.say("stuck", test=self._test)
 
 
@@ -229,6 +229,8 @@ class Rounds:
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
+        self._round = 0
+        self._logged: list[pytest.TestReport] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -237,21 +239,34 @@ class Rounds:
             return None
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        self._logged = []
         for number in range(1, self.rounds + 1):
+            self._round = number
             last = number == self.rounds
             # A fresh start for the item, as for its first run.
             item._initrequest()  # type: ignore[attr-defined]
             reports = runtestprotocol(item, log=False, nextitem=nextitem if last else item)
-            failed = any(report.failed for report in reports)
-            if failed or last or any(report.skipped for report in reports):
-                note = f"failed in round {number} of {self.rounds}" if failed else f"{number} rounds"
+            if last or not all(report.passed for report in reports):
                 for report in reports:
-                    report.sections.append(("until-fail", note))
-                    report.user_properties.append(("rounds", note))
-                    hook.pytest_runtest_logreport(report=report)
+                    self._log(item, report)
                 break
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_exception_interact(self, node: object, report: object) -> None:
+        """A failure is told at once: the guest may be kept now, before the test is torn down."""
+        if self.rounds > 1 and isinstance(node, pytest.Item) and isinstance(report, pytest.TestReport):
+            self._log(node, report)
+
+    def _log(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        if report in self._logged:
+            return
+        self._logged.append(report)
+        note = f"{report.outcome} in round {self._round} of {self.rounds}"
+        report.sections.append(("until-fail", note))
+        report.user_properties.append(("rounds", note))
+        item.ihook.pytest_runtest_logreport(report=report)
 
 
 class Worker:
@@ -304,7 +319,7 @@ class Worker:
             self._log.mark(f"end {item.nodeid}")
             self._link.say("test", test=None)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Outside a guest this is an error; so is a promise that does not exist."""
         if self._outside is not None:
@@ -313,13 +328,13 @@ class Worker:
         with self._held(item):
             return (yield)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Within the deadline, and without a complaint of the kernel's."""
         with self._held(item):
             return (yield)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """As for the call."""
         if self._outside is not None:

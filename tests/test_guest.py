@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stand_in import StandIn, run
+
+from workspace import machine
+from workspace.guest import Kind, Run, Verdict, boot_worker, inside
+from workspace.machine import Record
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn(tmp_path / "bin")
+    stand_in.install(monkeypatch)
+    return stand_in
+
+
+def left_over(run: Run) -> list[int]:
+    records = [Record.read(folder) for folder in run.folder.glob("*/")]
+    return [pid for record in records if record is not None for pid in record.members()]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "says"),
+    [
+        ("gone", Kind.LOST, "QEMU ended before the guest reached user space"),
+        ("silent", Kind.LOST, "the guest printed nothing within 1 s"),
+        ("panics at boot", Kind.LOST, "the kernel panicked before any test ran"),
+        ("stops at boot", Kind.LOST, "the guest did not reach user space within 1 s"),
+        ("no python", Kind.LOST, "Python ended in the guest before pytest was ready"),
+        ("slow python", Kind.LOST, "user space was reached, but pytest did not start in the guest within 1 s"),
+        ("panics", Kind.PANIC, "the kernel panicked"),
+        ("panics and stays", Kind.PANIC, "the kernel panicked"),
+        ("locks up", Kind.HANG, "the kernel locked up"),
+        ("hangs", Kind.HANG, "the guest gave no sign of life for 1 s"),
+        ("is killed", Kind.KILLED, "QEMU was killed from outside"),
+        ("is stuck", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
+    ],
+)
+def test_each_end_of_a_guest_is_told_apart(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kind: Kind, says: str
+) -> None:
+    monkeypatch.setattr("workspace.guest.LAST_WORDS", 0.2)
+    monkeypatch.setattr("workspace.command.GRACE", 0.5)
+    stand_in.behave(mode)
+    guests = run(tmp_path)
+    verdict = boot_worker(guests, ["-c", "pass"])
+    assert verdict.kind is kind
+    assert says in verdict.sentence
+    assert Verdict.read(guests.folder / "1") == verdict
+    assert left_over(guests) == []
+    if kind in (Kind.PANIC, Kind.HANG, Kind.KILLED, Kind.TIMEOUT):
+        assert verdict.test == "test_x.py::test_y"
+    if mode == "panics":
+        assert "panic+0x4f/0x50" in verdict.tail
+    log = (guests.consoles / "guest-1.log").read_bytes()
+    assert verdict.tail.encode() in log.replace(b"\r", b"")
+
+
+def test_standard_input_and_output_are_carried_unchanged(tmp_path: Path) -> None:
+    stand_in = StandIn(tmp_path / "bin")
+    stand_in.behave("echoes")
+    guests = run(tmp_path, patience=30)
+    guests.write()
+    data = bytes(range(256)) * 1024
+    done = subprocess.run(driver(stand_in, guests), input=data, capture_output=True, timeout=30, check=False)
+    assert done.stderr == b""
+    assert done.stdout == data
+    assert done.returncode == 0
+    assert left_over(guests) == []
+
+
+def driver(stand_in: StandIn, guests: Run) -> list[str]:
+    code = (
+        f"import sys; sys.path.insert(0, {str(TOOLS)!r})\n"
+        "from workspace import guest, machine\n"
+        f"machine._virtme_run = lambda: {str(stand_in.program)!r}\n"
+        "guest.require_tools = lambda: None\n"
+        f"sys.exit(guest.main([{str(guests.folder)!r}, '-c', 'pass']))\n"
+    )
+    return [sys.executable, "-c", code]
+
+
+def started(stand_in: StandIn, guests: Run) -> tuple[subprocess.Popen[bytes], Record]:
+    guests.write()
+    stand_in.behave("stops at boot")
+    process = subprocess.Popen(driver(stand_in, guests), stdin=subprocess.DEVNULL)
+    console = guests.consoles / "guest-1.log"
+    while not console.exists() or b"Linux version" not in console.read_bytes():
+        assert process.poll() is None
+        time.sleep(0.02)
+    record = Record.read(guests.folder / "1")
+    assert record is not None
+    return process, record
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_guest(tmp_path: Path, number: signal.Signals) -> None:
+    guests = run(tmp_path, patience=60)
+    process, record = started(StandIn(tmp_path / "bin"), guests)
+    process.send_signal(number)
+    assert process.wait(20) == 1
+    assert record.members() == []
+    verdict = Verdict.read(guests.folder / "1")
+    assert verdict is not None
+    assert verdict.kind is Kind.ENDED
+
+
+def test_a_guest_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    guests = run(tmp_path, patience=60)
+    stand_in = StandIn(tmp_path / "bin")
+    stand_in.behave("stops at boot")
+    guests.write()
+    between = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", between, *driver(stand_in, guests)])
+    while (record := Record.read(guests.folder / "1")) is None or not record.members():
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while record.members() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert record.members() == []
+
+
+def test_the_next_run_ends_what_a_killed_run_left(tmp_path: Path) -> None:
+    guests = run(tmp_path, patience=60)
+    process, record = started(StandIn(tmp_path / "bin"), guests)
+    process.kill()
+    process.wait()
+    assert record.members() != []
+    # As run_folder() left it: build/guests/NONCE, whose owner is gone.
+    home = tmp_path / "home"
+    home.mkdir()
+    guests.folder.rename(home / "run")
+    assert machine.sweep(home) == 1
+    assert record.members() == []
+    assert list(home.iterdir()) == []
+
+
+def test_the_worker_program_has_no_word_that_needs_quoting(tmp_path: Path) -> None:
+    guests = run(tmp_path)
+    program = guests.write()
+    assert os.access(program, os.X_OK)
+    assert Run.read(guests.folder) == guests
+
+
+def test_what_the_guest_runs_travels_in_a_file(tmp_path: Path) -> None:
+    line = inside(tmp_path, Path("/a clone"), ["x" * 5000])
+    assert len(line) < 400
+    script = (tmp_path / "run.sh").read_text()
+    assert "cd '/a clone'" in script
+    assert "x" * 5000 in script

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from stand_in import StandIn, kernel
+
+from workspace.errors import WorkspaceError
+from workspace.vmtest import Options
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_our_options_are_taken_out_and_the_rest_is_pytests() -> None:
+    options = Options.parse(
+        ["-k", "ebusy", "-x", "-n", "2", "--junitxml=a.xml", "--until-fail", "7", "--keep-guest", "vmtests/test_x.py"]
+    )
+    assert options.guests == 2
+    assert options.junitxml == Path("a.xml")
+    assert options.rounds == 7
+    assert options.keep_guest
+    assert options.pytest == ("-k", "ebusy", "-x", "vmtests/test_x.py")
+    assert Options.parse(["-n3"]).guests == Options.parse(["--numprocesses=3"]).guests == 3
+    assert Options.parse([]).guests == 1
+
+
+@pytest.mark.parametrize("words", [["--tx", "popen"], ["--dist=no"], ["--pdb"], ["-n", "auto"], ["-n", "0"]])
+def test_what_would_lead_tests_out_of_their_guests_is_refused(words: list[str]) -> None:
+    with pytest.raises(WorkspaceError, match="guest"):
+        Options.parse(words)
+
+
+def test_rounds_are_one_or_more() -> None:
+    with pytest.raises(WorkspaceError, match="1 or more"):
+        Options.parse(["--until-fail", "0"])
+
+
+class Clone:
+    """A clone with two vmtests, whose guests are stand-ins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "clone"
+        tests = self.path / "vmtests"
+        tests.mkdir(parents=True)
+        (self.path / "tools").symlink_to(ROOT / "tools")
+        for name in ("conftest.py", "promises.toml"):
+            shutil.copy(ROOT / "vmtests" / name, tests)
+        shutil.copy(ROOT / "pyproject.toml", self.path)
+        (tests / "test_small.py").write_text(
+            "import pytest\n"
+            "def test_one():\n    pass\n"
+            "@pytest.mark.promise('R3')\ndef test_two():\n    pass\n"
+            "@pytest.mark.host\ndef test_host():\n    pass\n"
+        )
+        kernel(folder / "kernel")
+        self.stand_in = StandIn(folder / "bin")
+        self._folder = folder
+
+    def words(self, *words: str) -> list[str]:
+        driver = self._folder / "driver.py"
+        driver.write_text(
+            "import sys\n"
+            f"sys.path[:0] = [{str(ROOT / 'tools')!r}]\n"
+            "from pathlib import Path\n"
+            "from workspace import errors, guest, machine, vmtest\n"
+            "from workspace.kernel import Kernel\n"
+            "from workspace.settings import Paths\n"
+            f"machine._virtme_run = lambda: {str(self.stand_in.program)!r}\n"
+            "machine.require_tools = guest.require_tools = lambda: None\n"
+            "if sys.argv[1] == 'guest':\n"
+            "    sys.exit(guest.main(sys.argv[2:]))\n"
+            "write = guest.Run.write\n"
+            "def write_ours(run):\n"
+            "    program = write(run)\n"
+            "    program.write_text(f'#!/bin/sh\\nexec {sys.executable} {__file__} guest {run.folder} \"$@\"\\n')\n"
+            "    return program\n"
+            "guest.Run.write = write_ours\n"
+            f"kernel = Kernel(Path({str(self._folder / 'kernel')!r}), 'default', '7.3.4', '00' * 20)\n"
+            "try:\n"
+            f"    sys.exit(vmtest.run(kernel, sys.argv[1:], paths=Paths(Path({str(self.path)!r}))))\n"
+            "except errors.Terminated:\n"
+            "    sys.exit(143)\n"
+        )
+        return [sys.executable, str(driver), "--accel", "kvm", *words]
+
+    def run(self, mode: str, *words: str) -> subprocess.CompletedProcess[str]:
+        self.stand_in.behave(mode)
+        return subprocess.run(
+            self.words(*words), capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+        )
+
+    @property
+    def results(self) -> dict[str, object]:
+        data = json.loads((self.path / "build/results/results.json").read_text())
+        assert isinstance(data, dict)
+        return data
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+@pytest.mark.parametrize("words", [[], ["-n", "1"], ["-p", "no:xdist"]])
+def test_a_vmtest_outside_a_guest_is_an_error(clone: Clone, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "vmtests"],
+        cwd=clone.path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "3 errors" in done.stdout
+    assert "passed" not in done.stdout.splitlines()[-1]
+    assert "runs only in a guest of its own run" in done.stdout
+
+
+def test_a_worker_that_is_no_guest_tests_nothing(clone: Clone) -> None:
+    # The stand-in runs the worker, faithfully, on this host.
+    done = clone.run("works", "vmtests/test_small.py::test_one")
+    assert done.returncode == 3
+    assert "a worker answered that is no guest of this run" in done.stdout
+    assert clone.results["exit_code"] == 3
+    assert clone.results["tests"] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"), [("panics at boot", "the kernel panicked before any test ran"), ("gone", "QEMU ended")]
+)
+def test_a_guest_that_never_boots_is_lost_with_a_code_of_its_own(clone: Clone, mode: str, says: str) -> None:
+    done = clone.run(mode, "vmtests/test_small.py::test_one")
+    assert done.returncode == 6
+    assert says in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+    assert (clone.path / "build/results/consoles/guest-1.log").exists()
+    assert list((clone.path / "build/guests").iterdir()) == []
+    assert clone.results["exit_code"] == 6
+
+
+def test_a_run_that_selects_nothing_fails(clone: Clone) -> None:
+    done = clone.run("works", "-k", "no_such_test", "-m", "host")
+    assert done.returncode != 0
+    assert clone.results["exit_code"] != 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_an_interrupted_run_leaves_results_and_no_guest(clone: Clone, number: signal.Signals, code: int) -> None:
+    clone.stand_in.behave("stops at boot")
+    process = subprocess.Popen(
+        clone.words("vmtests/test_small.py::test_one"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    log = clone.path / "build/results/consoles/guest-1.log"
+    while not log.exists() or b"Linux version" not in log.read_bytes():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    assert clone.results["interrupted"] is True
+    ET.parse(clone.path / "build/results/junit.xml")
+    assert list((clone.path / "build/guests").iterdir()) == []
+    assert not alive(str(clone.stand_in.program))
+
+
+def alive(word: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                if word.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
