@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,8 +46,8 @@ def test_one_line_to_copy(root: bool, apt: bool, dnf: bool, line: str) -> None:
 
 
 def test_who_is_not_root_gets_the_line_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(system.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}")
     monkeypatch.setattr(system, "_quietly", lambda *_: pytest.fail("ran a package manager"))
     with pytest.raises(WorkspaceError, match=r"lacks gone; install it with: .*apt-get install .*gone-deb"):
         system.ensure([THERE, GONE])
@@ -63,16 +65,16 @@ def test_root_installs_and_updates_the_lists_only_when_the_first_try_failed(
         arrived = ran == [["apt-get", "install"], ["apt-get", "update"], ["apt-get", "install"]]
         return arrived or words[1] == "update"
 
-    monkeypatch.setattr(system.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(system.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}")
     monkeypatch.setattr(system, "_quietly", quietly)
     system.ensure([Need("gone", lambda: arrived, "gone-deb", "gone-rpm")])
     assert ran == [["apt-get", "install"], ["apt-get", "update"], ["apt-get", "install"]]
 
 
 def test_a_package_that_did_not_bring_what_it_should_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(system.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}")
     monkeypatch.setattr(system, "_quietly", lambda *_: True)
     with pytest.raises(WorkspaceError, match="lacks gone"):
         system.ensure([GONE])

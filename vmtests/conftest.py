@@ -14,6 +14,8 @@ if TOOLS not in sys.path:
 from workspace.promises import MARKERS, Promises  # noqa: E402
 from workspace.worker import ON_HOST, Worker  # noqa: E402
 
+pytest_plugins = ["vmtests.fixtures"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hold every test to account, unless this process only hands tests out or drives guests from the host."""

@@ -36,7 +36,7 @@ def choose(kernel: Kernel, *, paths: Paths, wanted: str | None = None, device: P
         known = _unusable(device)
         lasting = True
         if known is None:
-            known, lasting = probe(kernel, paths=paths)
+            known, lasting = probe(kernel, paths=paths, seconds=DEADLINE)
         if lasting:
             storage.write_whole(memory, json.dumps({"key": key, "obstacle": known}))
     if known:
@@ -68,9 +68,7 @@ def _unusable(device: Path) -> str | None:
     return None
 
 
-def probe(
-    kernel: Kernel, *, paths: Paths, seconds: float = DEADLINE, told: Callable[[str], None] = say
-) -> tuple[str, bool]:
+def probe(kernel: Kernel, *, paths: Paths, seconds: float, told: Callable[[str], None] = say) -> tuple[str, bool]:
     """Boot ``kernel`` under KVM: what stood in the way ("" if nothing), and whether that may be remembered."""
     told(f"Trying KVM: one boot, at most {seconds:.0f} s, once on this host.")
     name = secrets.token_hex(8)

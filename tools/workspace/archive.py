@@ -87,9 +87,7 @@ def import_tarball(
         except BrokenPipeError:
             pass  # git has stopped, and says why below
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise WorkspaceError(
-                f"the tarball cannot be unpacked ({error}): remove it and run again."
-            ) from error
+            raise WorkspaceError(f"the tarball cannot be unpacked ({error}): remove it and run again.") from error
         complaint = process.stderr.read().decode(errors="replace").strip()
         if process.wait() != 0:
             raise WorkspaceError(f"git fast-import did not take the tarball: {complaint}")
@@ -105,17 +103,11 @@ def _path(member: tarfile.TarInfo) -> str:
     top, _, path = name.partition("/")
     parts = path.split("/")
     if member.name.startswith("/") or top == ".." or ".." in member.name.split("/") or not path:
-        raise WorkspaceError(
-            f"the tarball's member {member.name!r} lies outside its top folder: do not use it."
-        )
+        raise WorkspaceError(f"the tarball's member {member.name!r} lies outside its top folder: do not use it.")
     if any(part.lower() == ".git" for part in parts):
-        raise WorkspaceError(
-            f"the tarball's member {member.name!r} would change a git repository: do not use it."
-        )
+        raise WorkspaceError(f"the tarball's member {member.name!r} would change a git repository: do not use it.")
     if not (member.isreg() or member.issym()):
-        raise WorkspaceError(
-            f"the tarball's member {member.name!r} is neither file, folder nor symbolic link."
-        )
+        raise WorkspaceError(f"the tarball's member {member.name!r} is neither file, folder nor symbolic link.")
     if member.issym():
         goal = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
         if goal.startswith(("/", "../")) or goal == "..":

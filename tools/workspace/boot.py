@@ -16,7 +16,7 @@ from pathlib import Path
 import pexpect
 from pexpect.fdpexpect import fdspawn
 
-from workspace.console import Console, Sign
+from workspace.console import Console, Sign, sign
 from workspace.deadline import Deadline
 from workspace.guest import BOOT, Kind
 from workspace.machine import Machine, Record, powered
@@ -119,7 +119,8 @@ class Booted:
 
     def _gone(self, kind: Kind, sentence: str) -> GuestGoneError:
         self._alive = False
-        return GuestGoneError(kind, sentence, self.tail)
+        early = str(self._shell.before or "").replace("\r", "")[-2000:]
+        return GuestGoneError(kind, sentence, self.tail or early)
 
     def _handshake(self, deadline: Deadline) -> None:
         # Asked again and again: what is typed before the shell listens may be thrown away.
@@ -145,7 +146,9 @@ class Booted:
             self._take_in()
             if self._console.ended or found == 1:
                 self._take_in(1.0)
-                if Sign.PANIC in self._console.signs:
+                # Before its own console is there, the kernel speaks on the shell's line.
+                early = [sign(line) for line in str(self._shell.before).splitlines()]
+                if Sign.PANIC in [*self._console.signs, *early]:
                     raise self._gone(Kind.PANIC, "the kernel panicked")
                 raise self._gone(Kind.KILLED, "QEMU ended")
             if deadline.expired:

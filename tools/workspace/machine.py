@@ -25,6 +25,7 @@ WATCHFUL = (
     "hung_task_panic=1",
     # The marks that tell tests apart in the kernel log are not to be rate limited.
     "printk.devkmsg=on",
+    "loglevel=7",
     # Room for everything that is printed between two tests: a scan that lost lines fails.
     "log_buf_len=4M",
 )
@@ -86,9 +87,17 @@ class Machine:
                 factor *= slower
         return factor
 
-    def words(self, *, script: str | None = None, options: Sequence[str] = (), qemu: Sequence[str] = ()) -> list[str]:
+    def words(
+        self,
+        *,
+        script: str | None = None,
+        early: bool = True,
+        options: Sequence[str] = (),
+        qemu: Sequence[str] = (),
+    ) -> list[str]:
         """The command: runs ``script`` (one shell line) in the guest, or a shell on the terminal if None.
 
+        With ``early`` the serial line has the kernel's first messages, which no other console takes.
         ``options`` go to the kernel, ``qemu`` to QEMU. virtme-run is what `vng --run` calls; without the shell
         and the user's configuration file between.
         """
@@ -105,7 +114,8 @@ class Machine:
         else:
             # As --script-sh does by itself: a guest that panics ends.
             words += ["--kopt", "panic=-1", "--qemu-opt=-no-reboot"]
-        words.append("--verbose")
+        if early:
+            words.append("--verbose")
         for option in (*WATCHFUL, _CACHED_ROOT, *options):
             words += ["--kopt", option]
         for word in qemu:
@@ -249,6 +259,7 @@ def powered(
     *,
     name: str,
     script: str | None,
+    early: bool = True,
     options: Sequence[str] = (),
     qemu: Sequence[str] = (),
     stdin: int | None = subprocess.DEVNULL,
@@ -257,7 +268,7 @@ def powered(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A guest that runs within the block; recorded in ``folder``, which is its scratch space too."""
     owner = Process.of(os.getpid())
-    words = machine.words(script=script, options=[f"workspace.guest={name}", *options], qemu=qemu)
+    words = machine.words(script=script, early=early, options=[f"workspace.guest={name}", *options], qemu=qemu)
     with command.started(
         words,
         cwd=folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Never
 
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ class Progress:
     def __init__(self, what: str, *, total: int | None = None, unit: str = "") -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = 0
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
         self._said = time.monotonic()
 
     def __enter__(self) -> Progress:

@@ -45,7 +45,9 @@ def interact(kernel: Kernel, *, paths: Paths, wanted: str | None = None) -> int:
         reader = threading.Thread(target=_drain, args=(console,), daemon=True)
         reader.start()
         try:
-            with machine.powered(vm, folder, name=name, script=None, stdin=sys.stdin.fileno(), stderr=out) as process:
+            with machine.powered(
+                vm, folder, name=name, script=None, early=False, stdin=sys.stdin.fileno(), stderr=out
+            ) as process:
                 os.close(out)
                 # The guest lives in a session of its own; ^C is its own, the terminal being raw.
                 code = process.wait()

@@ -79,9 +79,7 @@ def digest(*parts: str | bytes | Path) -> str:
     """A SHA-256 over texts and the contents of files, each with its length, in order."""
     total = hashlib.sha256()
     for part in parts:
-        data = (
-            part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
-        )
+        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little"))
         total.update(data)
     return total.hexdigest()

@@ -21,9 +21,7 @@ from workspace.settings import Paths, Settings
 Kind = Literal["mainline", "stable", "vendor"]
 RECORD = ".git/workspace.json"
 # What a vendor's tree has at its top and kernel.org's has not.
-VENDOR_SIGNS = frozenset(
-    {"Makefile.rhelver", "android", "debian", "debian.master", "packaging", "redhat", "rpm"}
-)
+VENDOR_SIGNS = frozenset({"Makefile.rhelver", "android", "debian", "debian.master", "packaging", "redhat", "rpm"})
 # Debian's .gitignore hides each new file of a developer from git; the lines are of use to its packagers only.
 HIDING = frozenset({"/*", "!/debian/"})
 
@@ -127,8 +125,7 @@ def describe(tree: Tree, touched: Iterable[str]) -> str:
             f"  {path}: {title}"
             for path in wanted
             if path in record.changed
-            for title in record.changed[path]
-            or ["changed (the source package with the patches could not be had)"]
+            for title in record.changed[path] or ["changed (the source package with the patches could not be had)"]
         ]
     elif record.upstream:
         words = ["log", "--no-merges", "--format=  %h %s", f"{record.upstream}..{tree.base}", "--", *wanted]
@@ -275,15 +272,11 @@ def _new_repository(path: Path) -> Repository:
 
 def _fit(repository: Repository, commit: str, settings: Settings, what: str) -> str:
     """The version of a commit, which has to be a kernel of the wanted base."""
-    files = set(
-        repository.check("ls-tree", "--name-only", commit, "Makefile", "Kbuild", "fs/proc").splitlines()
-    )
+    files = set(repository.check("ls-tree", "--name-only", commit, "Makefile", "Kbuild", "fs/proc").splitlines())
     makefile = repository.run("show", f"{commit}:Makefile").out
     found = _makefile_version(makefile)
     if found is None or files != {"Makefile", "Kbuild", "fs/proc"}:
-        raise WorkspaceError(
-            f"{what} is no kernel tree: it needs a Makefile with VERSION, Kbuild and fs/proc."
-        )
+        raise WorkspaceError(f"{what} is no kernel tree: it needs a Makefile with VERSION, Kbuild and fs/proc.")
     base, version = found
     if base != settings.base:
         raise WorkspaceError(

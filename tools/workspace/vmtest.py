@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, machine, shell
+from workspace import accelerator, boot, machine, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
@@ -316,9 +316,10 @@ def run(
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
     promises = Promises.load(paths.vmtests / "promises.toml")
-    outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
     nonce = secrets.token_hex(8)
     with ExitStack() as stack:
+        stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
+        outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
         stack.callback(outcome.write, promises)
         folder = stack.enter_context(machine.run_folder(paths.guests, nonce))
         stack.enter_context(_terminable())
