@@ -51,8 +51,9 @@ class Clone:
         tests = self.path / "vmtests"
         tests.mkdir(parents=True)
         (self.path / "tools").symlink_to(ROOT / "tools")
-        for name in ("conftest.py", "promises.toml"):
-            shutil.copy(ROOT / "vmtests" / name, tests)
+        ours = [path for path in (ROOT / "vmtests").glob("*.py") if not path.name.startswith("test_")]
+        for path in (*ours, ROOT / "vmtests/promises.toml"):
+            shutil.copy(path, tests)
         shutil.copy(ROOT / "pyproject.toml", self.path)
         (tests / "test_small.py").write_text(
             "import pytest\n"
