@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workspace import accelerator, kernel, series, shell, tree, vmtest, worktree
+from workspace import accelerator, kernel, series, shell, storage, tree, vmtest, worktree
 from workspace.errors import Terminated, WorkspaceError
 from workspace.kernel import Kernel
 from workspace.progress import say
@@ -33,12 +33,14 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
     patches = series.Series.load(paths.patches)
     base = tree.obtain(paths, settings, clone=arguments.tree)
     say(tree.describe(base, patches.touched))
-    if arguments.worktree:
-        commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "worktree"
-    else:
-        commit, shown_as, source = series.apply(base, patches), None, "patches"
-        say(f"Series: {len(patches.patches)} patches, {patches.digest[:12]}.")
-    built = kernel.build(paths, base, arguments.flavour, commit=commit, shown_as=shown_as)
+    # The work tree that is compiled must not be made another commit meanwhile.
+    with storage.locked(paths.build / "build.lock", what="the kernel's source"):
+        if arguments.worktree:
+            commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "worktree"
+        else:
+            commit, shown_as, source = series.apply(base, patches), None, "patches"
+            say(f"Series: {len(patches.patches)} patches, {patches.digest[:12]}.")
+        built = kernel.build(paths, base, arguments.flavour, commit=commit, shown_as=shown_as)
     say(f"Kernel: {built.release}, flavour {built.flavour}, build id {built.build_id}, {built.image}.")
     facts = {
         "tree": base.kind,
