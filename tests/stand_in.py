@@ -14,7 +14,10 @@ from workspace.kernel import Kernel
 from workspace.machine import Machine
 
 _PROGRAM = """#!{python}
-import json, os, sys, time
+import json, os, stat, sys, time
+for output in (1, 2):
+    if stat.S_ISREG(os.fstat(output).st_mode):
+        os.ftruncate(output, 0)  # as QEMU does
 mode = open({mode!r}).read()
 options = dict(word.partition("=")[::2] for word in sys.argv)
 start = time.monotonic()

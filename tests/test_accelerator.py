@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_a_kernel_that_reaches_user_space_under_kvm_decides_for_it_once(bench: B
     assert bench.choose("reaches") == "kvm"
     # Remembered: nothing is booted that could hang.
     assert bench.choose("silent") == "kvm"
+
+
+def test_the_attempt_leaves_our_output_alone(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """Both are files here, as in `nox -s vmtest >log 2>&1`."""
+    for output in (1, 2):
+        os.write(output, b"before")
+    assert bench.choose("reaches") == "kvm"
+    assert all(output.startswith("before") for output in capfd.readouterr())
 
 
 @pytest.mark.parametrize(

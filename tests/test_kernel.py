@@ -176,9 +176,16 @@ def test_only_the_first_errors_are_shown() -> None:
 def test_off_starts_from_a_copy_of_default(paths: Paths, tree: Tree, capfd: pytest.CaptureFixture[str]) -> None:
     default = build(paths, tree)
     (default.folder / "of-default").write_text("copied")
+    program = default.folder / "tools/objtool/.check.o.cmd"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"cmd := gcc -o {default.folder}/tools/objtool/check.o")
+    os.utime(program, (1, 1))
     off = build(paths, tree, "off")
     assert "copy of default's objects" in capfd.readouterr().err
     assert (off.folder / "of-default").read_text() == "copied"
+    copied = off.folder / "tools/objtool/.check.o.cmd"
+    assert copied.read_text() == f"cmd := gcc -o {off.folder}/tools/objtool/check.o", "make would link it anew"
+    assert copied.stat().st_mtime == 1
     assert "# CONFIG_TASK_DIAG is not set\n" in off.config.read_text()
     assert off.build_id != default.build_id
     assert goals(off) == 2, "make has to look through the copy"

@@ -128,7 +128,22 @@ def _start_from(donor: Path, objects: Path) -> None:
     progress.say(f"starting flavour {objects.name} from a copy of {donor.name}'s objects")
     with _held(donor), storage.whole_folder(objects) as copy:
         command.check(["cp", "-a", "--reflink=auto", f"{donor}/.", copy])
+        _move_programs(copy, donor, objects)
         (copy / _STAMP).unlink()
+
+
+def _move_programs(copy: Path, donor: Path, objects: Path) -> None:
+    """Make what make remembers of tools/ true of the new folder: it has whole paths, other than the kernel's own.
+
+    Else objtool is linked anew, and with it each object that it has looked at.
+    """
+    for path in (path for kind in ("*.cmd", "*.d") for path in (copy / "tools").rglob(kind)):
+        old = path.read_bytes()
+        new = old.replace(f"{donor}/".encode(), f"{objects}/".encode())
+        if new != old:
+            times = path.stat()
+            path.write_bytes(new)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> None:

@@ -263,10 +263,13 @@ def powered(
     options: Sequence[str] = (),
     qemu: Sequence[str] = (),
     stdin: int | None = subprocess.DEVNULL,
-    stdout: int | None = None,
-    stderr: int | None = None,
+    stdout: int | None = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A guest that runs within the block; recorded in ``folder``, which is its scratch space too."""
+    """A guest that runs within the block; recorded in ``folder``, which is its scratch space too.
+
+    Never lend it an output that is a file: QEMU truncates that, and writes over it.
+    """
     owner = Process.of(os.getpid())
     words = machine.words(script=script, early=early, options=[f"workspace.guest={name}", *options], qemu=qemu)
     with command.started(

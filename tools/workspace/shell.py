@@ -32,8 +32,8 @@ SOCKET = "shell.sock"
 
 def interact(kernel: Kernel, *, paths: Paths, wanted: str | None = None) -> int:
     """An interactive shell in ``kernel``, on this terminal; the kernel's own lines go to a log."""
-    if not sys.stdin.isatty():
-        raise WorkspaceError("a shell needs a terminal on its standard input: run it in one.")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise WorkspaceError("a shell needs a terminal on its standard input and output: run it in one.")
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
     name = secrets.token_hex(8)
@@ -46,7 +46,14 @@ def interact(kernel: Kernel, *, paths: Paths, wanted: str | None = None) -> int:
         reader.start()
         try:
             with machine.powered(
-                vm, folder, name=name, script=None, early=False, stdin=sys.stdin.fileno(), stderr=out
+                vm,
+                folder,
+                name=name,
+                script=None,
+                early=False,
+                stdin=sys.stdin.fileno(),
+                stdout=sys.stdout.fileno(),
+                stderr=out,
             ) as process:
                 os.close(out)
                 # The guest lives in a session of its own; ^C is its own, the terminal being raw.
