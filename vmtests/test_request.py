@@ -37,13 +37,8 @@ def test_a_request_is_busy_up_to_the_read_that_returns_0(world: PidNamespace, ta
 @pytest.mark.promise("W1")
 @pytest.mark.parametrize(
     "request_",
-    [
-        b"",
-        bytes(Request())[:39],
-        bytes(Request(length=41)),
-        bytes(Request(tail=b"x")),
-        bytes(Request(kind=0)),
-    ],
+    [b"", bytes(Request())[:39], bytes(Request(length=41)), bytes(Request(tail=b"x")), bytes(Request(kind=0))],
+    ids=["empty", "short", "wrong length", "tail", "wrong type"],
 )
 def test_busy_comes_before_every_other_error(whole_machine: int, request_: bytes) -> None:
     raw.ask(whole_machine, Request())
