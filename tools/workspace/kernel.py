@@ -176,7 +176,7 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
 
 def _steps(objects: Path, flavour: Flavour) -> int | None:
     """About how many steps are to come in a first build; None if most is done or nothing is known."""
-    if flavour.steps is None:
+    if flavour.steps is None or (objects / "vmlinux").exists():
         return None
     left = flavour.steps - sum(1 for _ in objects.rglob("*.o"))
     return left if left > flavour.steps // 10 else None
