@@ -36,9 +36,9 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
     # The work tree that is compiled must not be made another commit meanwhile.
     with storage.locked(paths.build / "build.lock", what="the kernel's source"):
         if arguments.worktree:
-            commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "worktree"
+            commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "the worktree, as it stood"
         else:
-            commit, shown_as, source = series.apply(base, patches), None, "patches"
+            commit, shown_as, source = series.apply(base, patches), None, f"patches/ ({patches.digest})"
             say(f"Series: {len(patches.patches)} patches, {patches.digest[:12]}.")
         built = kernel.build(paths, base, arguments.flavour, commit=commit, shown_as=shown_as)
     say(f"Kernel: {built.release}, flavour {built.flavour}, build id {built.build_id}, {built.image}.")
@@ -46,8 +46,7 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
         "tree": base.kind,
         "version": base.version,
         "origin": base.origin,
-        "source": source,
-        "series": patches.digest,
+        "series": source,
         "commit": commit,
     }
     return Built(built, facts)

@@ -116,7 +116,7 @@ class Results:
             unheld = promises.unheld(self.held)
             if unheld:
                 self.complaints.append(
-                    f"{len(unheld)} promises that the series makes have no test that passed: {', '.join(unheld)}"
+                    f"of the promises that the series makes, no test that passed holds {', '.join(unheld)}"
                 )
                 self.code = self.code or int(pytest.ExitCode.TESTS_FAILED)
         for complaint in self.complaints:

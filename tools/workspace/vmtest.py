@@ -88,6 +88,7 @@ class Host:
     run: Run
     whole: bool = False
     stops: bool = False
+    stopped: bool = False
     _config: pytest.Config = field(init=False, repr=False)
 
     @pytest.hookimpl(tryfirst=True)
@@ -103,8 +104,10 @@ class Host:
             config.getoption(name, None) for name in chosen
         )
 
-    def pytest_keyboard_interrupt(self) -> None:
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """End the guests first: without them everything else that has to be undone is quick."""
+        # With workers, pytest stops at a failure by a kind of KeyboardInterrupt, too.
+        self.stopped = type(excinfo.value) is not KeyboardInterrupt
         # Cleaning up takes a second; a second ^C must not stop half of it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         machine.end_guests(self.run.folder)
@@ -361,10 +364,13 @@ def _sessions(run: Run, options: Options, outcome: Results, promises: Promises) 
                 *options.pytest,
             ]
             code = int(pytest.main(words, plugins=[host]))
+            if code == pytest.ExitCode.INTERRUPTED and host.stopped:
+                code = int(pytest.ExitCode.TESTS_FAILED)
             outcome.add_junit(junit)
         whole = whole and host.whole
-        if code != pytest.ExitCode.NO_TESTS_COLLECTED:
-            codes.append(code)
+        if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+            continue
+        codes.append(code)
         if code == pytest.ExitCode.INTERRUPTED or (code and host.stops):
             break
     return outcome.verdict(codes, promises if whole else None)
