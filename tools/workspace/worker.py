@@ -245,7 +245,7 @@ class Rounds:
             last = number == self.rounds
             # A fresh start for the item, as for its first run.
             item._initrequest()  # type: ignore[attr-defined]
-            reports = runtestprotocol(item, log=False, nextitem=nextitem if last else item)
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
             if last or not all(report.passed for report in reports):
                 for report in reports:
                     self._log(item, report)
