@@ -115,8 +115,10 @@ def test_both_halves_are_in_one_junit_file_and_half_a_file_is_none(results: Resu
     assert [suite.get("name") for suite in root.iter("testsuite")] == ["a", "b"]
 
 
-def test_results_of_an_interrupted_run_say_so(results: Results) -> None:
+def test_results_of_an_interrupted_run_say_so(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     results.add(report("t", "passed"))
+    assert results.verdict([2], PROMISES) == 2
+    assert "A1" not in capsys.readouterr().err, "not every promise had its turn"
     results.write(PROMISES)
     assert json.loads((results.folder / "results.json").read_text())["interrupted"] is True
 

@@ -112,7 +112,8 @@ class Results:
         if not ran and self.code == 0:
             self.complaints.append("no test ran, so nothing was tested")
             self.code = int(pytest.ExitCode.NO_TESTS_COLLECTED)
-        if promises is not None and self.task_diag:
+        # What an interrupted run did not get to is not missing.
+        if promises is not None and self.task_diag and self.code != pytest.ExitCode.INTERRUPTED:
             unheld = promises.unheld(self.held)
             if unheld:
                 self.complaints.append(

@@ -25,6 +25,7 @@ from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
 from workspace.kernel import Kernel
 from workspace.machine import Machine
+from workspace.progress import say
 from workspace.promises import MARKERS, Promises
 from workspace.results import Results
 from workspace.settings import Paths
@@ -335,6 +336,7 @@ def run(
             target = before / options.junitxml
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(paths.results / "junit.xml", target)
+    say(f"Results: {paths.results} (junit.xml, results.json, consoles/, configs/).")
     return code
 
 
