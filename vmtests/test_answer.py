@@ -1,4 +1,4 @@
-"""abi.md, "Answer: read() until it returns 0"."""
+"""The contract, "Answer: read() until it returns 0"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""abi.md, "Groups": BASE, field for field, in every state that can be made."""
+"""The contract, "Groups": BASE, field for field, in every state that can be made."""
 
 from __future__ import annotations
 
