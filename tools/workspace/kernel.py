@@ -46,6 +46,11 @@ class Kernel:
         """What is booted."""
         return self.folder / _IMAGE
 
+    @property
+    def headers(self) -> Path:
+        """Its headers for programs: what ``make headers_install`` installs."""
+        return self.folder / "usr/include"
+
 
 def folder(paths: Paths, tree: Tree, flavour: str) -> Path:
     """Where the kernel of a flavour is built."""
@@ -163,7 +168,7 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
 
         finished = command.follow(
             # Whole recipes at a time, so that the messages of two compilers never mix.
-            kbuild.words(f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target", "bzImage"),
+            kbuild.words(f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target", "bzImage", "headers"),
             log=log,
             env=kbuild.environment(),
             on_line=on_line,

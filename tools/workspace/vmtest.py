@@ -176,6 +176,7 @@ class Guests(Host):
         node.workerinput["workspace_build_id"] = self.run.machine.kernel.build_id
         node.workerinput["workspace_guest"] = f"guest-{self._names[node.gateway.id][0]}"
         node.workerinput["workspace_slowness"] = self.run.machine.slowness
+        node.workerinput["workspace_headers"] = str(self.run.machine.kernel.headers)
         node.workerinput["workspace_keep"] = self.options.keep_guest
         node.workerinput["workspace_rounds"] = self.options.rounds
 
