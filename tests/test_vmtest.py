@@ -50,9 +50,10 @@ class Clone:
         self.path = folder / "clone"
         tests = self.path / "vmtests"
         tests.mkdir(parents=True)
-        (self.path / "tools").symlink_to(ROOT / "tools")
+        for room in ("tools", "kconfig"):
+            (self.path / room).symlink_to(ROOT / room)
         ours = [path for path in (ROOT / "vmtests").glob("*.py") if not path.name.startswith("test_")]
-        for path in (*ours, ROOT / "vmtests/promises.toml"):
+        for path in (*ours, *(ROOT / "vmtests").glob("*.toml")):
             shutil.copy(path, tests)
         shutil.copy(ROOT / "pyproject.toml", self.path)
         (tests / "test_small.py").write_text(

@@ -41,6 +41,10 @@ class Kernel:
         """The .config that it was built with."""
         return self.folder / ".config"
 
+    def has(self, option: str) -> bool:
+        """Whether it was built with ``option`` (CONFIG_NAME)."""
+        return f"{option}=y" in self.config.read_text().splitlines()
+
     @property
     def image(self) -> Path:
         """What is booted."""
