@@ -108,13 +108,17 @@ def _path(member: tarfile.TarInfo) -> str:
         raise WorkspaceError(f"the tarball's member {member.name!r} would change a git repository: do not use it.")
     if not (member.isreg() or member.issym()):
         raise WorkspaceError(f"the tarball's member {member.name!r} is neither file, folder nor symbolic link.")
-    if member.issym():
-        goal = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
-        if goal.startswith(("/", "../")) or goal == "..":
-            raise WorkspaceError(
-                f"the tarball's link {member.name!r} leads out of it, to {member.linkname!r}: do not use it."
-            )
+    if member.issym() and leads_out(path, member.linkname):
+        raise WorkspaceError(
+            f"the tarball's link {member.name!r} leads out of it, to {member.linkname!r}: do not use it."
+        )
     return path
+
+
+def leads_out(path: str, goal: str) -> bool:
+    """Whether the symbolic link at ``path``, relative to a folder, points out of that folder."""
+    meant = posixpath.normpath(posixpath.join(posixpath.dirname(path), goal))
+    return meant.startswith(("/", "../")) or meant == ".."
 
 
 def _quoted(path: str) -> bytes:
