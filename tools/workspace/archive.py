@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from workspace import command, git
-from workspace.errors import WorkspaceError
+from workspace.errors import WorkspaceError, tells_of_no_room
 
 BRANCH = "refs/heads/base"
 PIECE = 1 << 18  # bytes read at once
@@ -90,7 +90,9 @@ def import_tarball(
             raise WorkspaceError(f"the tarball cannot be unpacked ({error}): remove it and run again.") from error
         complaint = process.stderr.read().decode(errors="replace").strip()
         if process.wait() != 0:
-            raise WorkspaceError(f"git fast-import did not take the tarball: {complaint}")
+            reason = complaint.partition("\n")[0]
+            mend = ": make room, and run again" if tells_of_no_room(complaint) else ""
+            raise WorkspaceError(f"git fast-import did not take the tarball ({reason}){mend}.")
     commit = repository.commit(BRANCH)
     assert commit is not None
     usual, _ = collections.Counter(ages.values()).most_common(1)[0]

@@ -111,11 +111,17 @@ class Console:
         return True
 
     def _keep(self, data: bytes) -> None:
-        if data and self._room > 0:
-            self._log.write(data[: self._room])
-            self._room -= len(data)
+        if not data or self._room <= 0:
+            return
+        self._room -= len(data)
+        try:
+            self._log.write(data[: self._room + len(data)])
             if self._room <= 0:
                 self._log.write(f"\n(The guest printed more than {LOG_LIMIT >> 20} MiB: no more is kept.)\n".encode())
+        except OSError as error:
+            # The guest is judged all the same; its last lines tell the reader why the log does not go on.
+            self._room = 0
+            self._last.append(f"(The console's log cannot be written any more: {error.strerror}.)")
 
     def _take_in(self, raw: bytes) -> None:
         # Lines end in \r\r\n: one \r from the kernel, one from the terminal.

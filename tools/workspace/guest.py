@@ -22,7 +22,7 @@ from typing import Any
 from workspace import storage
 from workspace.console import Console, Sign
 from workspace.deadline import Deadline
-from workspace.errors import WorkspaceError
+from workspace.errors import WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.machine import Machine, powered, require_tools
 
@@ -355,6 +355,11 @@ def main(words: Sequence[str]) -> int:
         return 1
     except WorkspaceError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not says_no_room(error):
+            raise
+        print(f"there is no room for what a guest leaves in {words[0]} ({error.strerror}).", file=sys.stderr)
         return 1
     return 0 if verdict.kind is Kind.DONE else 1
 
