@@ -107,12 +107,15 @@ if mode == "floods":
 if mode == "floods without a line":
     while True:
         os.write(2, b"x" * 65536)
-if mode == "floods its link":
+if mode.startswith("floods its link"):
     link("alive")
     with open("link.jsonl", "ab") as file:
-        file.write(b'{{"event": "alive"}} ' * 1000)
-        for _ in range(3000):
-            file.write(b"x" * 10240)
+        file.write(b"x" * (3 << 20))
+    if "goes on" in mode:
+        link("")
+        link("stuck", test="test_x.py::test_y")
+    else:
+        os.truncate("link.jsonl", 1 << 30)
     forever()
 if mode == "hangs":
     forever()

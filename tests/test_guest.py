@@ -50,6 +50,7 @@ def left_over(run: Run) -> list[int]:
         ("is killed in a line", Kind.KILLED, "QEMU was killed from outside"),
         ("is killed in an event", Kind.KILLED, "QEMU was killed from outside"),
         ("loses its leader", Kind.HANG, "the guest gave no sign of life for 1 s"),
+        ("floods its link and goes on", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
         ("is stuck", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
     ],
 )
