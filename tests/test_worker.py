@@ -136,7 +136,9 @@ def test_a_log_that_cannot_be_opened_fails_every_check(kmsg: Kmsg) -> None:
             log.check()
 
 
-def test_a_taint_without_a_word_that_is_known_fails_once(kmsg: Kmsg) -> None:
+@pytest.mark.parametrize("at_boot", [True, False])
+def test_a_taint_without_a_word_that_is_known_fails_once(kmsg: Kmsg, at_boot: bool) -> None:
+    kmsg.taints = 0x20 * at_boot
     log = kmsg.log()
     kmsg.records = [b"6,0,5,-;an odd complaint\n"]
     kmsg.taints = 0x20

@@ -83,7 +83,7 @@ class Log:
     def __init__(self, exceptions: Exceptions = NONE, *, path: Path = Path("/dev/kmsg")) -> None:
         self._exceptions = exceptions
         self._next = 0
-        self._taints = _taints()
+        self._taints = 0  # as at the start of the log, which is read from there
         self._reader = self._writer = -1
         self._closed = ""
         try:
