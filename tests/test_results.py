@@ -115,6 +115,25 @@ def test_both_halves_are_in_one_junit_file_and_half_a_file_is_none(results: Resu
     assert [suite.get("name") for suite in root.iter("testsuite")] == ["a", "b"]
 
 
+def test_what_was_wrong_after_the_last_test_fails_the_run(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    results.add(report("t", "passed"))
+    results.add_end("guest-1", "unreferenced object 0x1 (size 64):\n")
+    assert results.verdict([0], None) == 1
+    assert "guest-1, after its last test: unreferenced object" in capsys.readouterr().err
+    results.write(PROMISES)
+    assert len(json.loads((results.folder / "results.json").read_text())["complaints"]) == 1
+
+
+def test_tests_for_other_flavours_are_recorded_and_hold_nothing(results: Results) -> None:
+    results.add(report("t", "passed"))
+    results.other_flavours.add("vmtests/test_lsm.py::test_x")
+    assert results.verdict([0], PROMISES) == 1
+    results.write(PROMISES)
+    data = json.loads((results.folder / "results.json").read_text())
+    assert data["other_flavours"] == ["vmtests/test_lsm.py::test_x"]
+    assert data["promises"]["A1"] == []
+
+
 def test_results_of_an_interrupted_run_say_so(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     results.add(report("t", "passed"))
     assert results.verdict([2], PROMISES) == 2

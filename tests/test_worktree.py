@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import small_kernel
 
-from workspace import series, tree, worktree
+from workspace import series, storage, tree, worktree
 from workspace.errors import WorkspaceError
 from workspace.git import Repository
 from workspace.series import Series
@@ -495,3 +495,19 @@ def test_the_developers_own_git_works_in_the_worktree(paths: Paths, developed: R
     for words in (["status", "--short"], [*who, "commit", "--allow-empty", "-qm", "x"], ["fsck", "--no-dangling"]):
         subprocess.run(["git", *words], cwd=developed.path, env=env, check=True, capture_output=True)
     assert '("x") changes nothing' in refused(paths)
+
+
+def test_a_second_run_at_once_is_refused(paths: Paths, base: Tree, developed: Repository) -> None:
+    (developed.path / "fs/proc/base.c").write_text("int other;\n")
+    small_kernel.commit(developed, "proc: Change a line again")
+    before = patches(paths), content(paths.worktree)
+    with storage.locked(paths.build / "worktree.lock", what="them"):
+        refused = pytest.raises(WorkspaceError, match=r"another run in this clone holds .*linux and .*patches")
+        with refused:
+            worktree.edit(paths, base, Series.load(paths.patches))
+        with refused:
+            worktree.export(paths, SETTINGS)
+        with refused:
+            worktree.snapshot(paths, base)
+    assert (patches(paths), content(paths.worktree)) == before
+    assert worktree.export(paths, SETTINGS).startswith("exported: ")

@@ -8,12 +8,13 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workspace import accelerator, kernel, series, shell, storage, tree, vmtest, worktree
-from workspace.errors import Terminated, WorkspaceError
+from workspace.errors import Terminated, WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.progress import say
 from workspace.settings import Paths, Settings
@@ -152,15 +153,25 @@ def main(words: Sequence[str]) -> int:
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if not says_no_room(error):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"error: there is no room{where} ({error.strerror}): make some where the clone is and below "
+            f"{tempfile.gettempdir()}, then run the same command again.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
     except Terminated:
         print("Terminated.", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,8 @@ WATCHFUL = (
     "hung_task_panic=1",
     # The marks that tell tests apart in the kernel log are not to be rate limited.
     "printk.devkmsg=on",
-    "loglevel=7",
+    # Down to the lowest level: it is there that lockdep says that it gives up.
+    "loglevel=8",
     # Room for everything that is printed between two tests: a scan that lost lines fails.
     "log_buf_len=4M",
 )
@@ -75,17 +77,17 @@ class Machine:
     kernel: Kernel
     accelerator: str
     cpus: int = 2
-    memory: str = "2G"
+
+    @property
+    def memory(self) -> str:
+        """As QEMU takes it: KASAN's shadow, red zones and quarantine, and kmemleak's records want twice as much."""
+        return "4G" if self.kernel.has("CONFIG_KASAN") else "2G"
 
     @property
     def slowness(self) -> float:
         """Factor for every deadline: the accelerator's times that of the config's debug options."""
-        factor = _SLOWER[self.accelerator]
-        enabled = set(self.kernel.config.read_text().splitlines())
-        for option, slower in _SLOWER_OPTIONS.items():
-            if f"{option}=y" in enabled:
-                factor *= slower
-        return factor
+        slower = (factor for option, factor in _SLOWER_OPTIONS.items() if self.kernel.has(option))
+        return math.prod(slower, start=_SLOWER[self.accelerator])
 
     def words(
         self,

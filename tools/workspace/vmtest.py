@@ -10,7 +10,7 @@ import shlex
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, machine, shell, storage
+from workspace import accelerator, boot, kconfig, kmemleak, machine, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
@@ -29,7 +29,8 @@ from workspace.progress import say
 from workspace.promises import MARKERS, Promises
 from workspace.results import Results
 from workspace.settings import Paths
-from workspace.worker import ON_HOST, Rounds
+from workspace.splat import ALLOWED, Exceptions
+from workspace.worker import ON_HOST, Rounds, drop_other_flavours, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
@@ -87,6 +88,8 @@ class Host:
     results: Results
     promises: Promises
     run: Run
+    exceptions: Exceptions
+    flavours: tuple[str, ...]
     whole: bool = False
     stops: bool = False
     stopped: bool = False
@@ -175,10 +178,23 @@ class Guests(Host):
         node.workerinput["workspace_nonce"] = self.run.nonce
         node.workerinput["workspace_build_id"] = self.run.machine.kernel.build_id
         node.workerinput["workspace_guest"] = f"guest-{self._names[node.gateway.id][0]}"
+        node.workerinput["workspace_flavour"] = self.run.machine.kernel.flavour
+        node.workerinput["workspace_flavours"] = self.flavours
+        node.workerinput["workspace_leaks"] = self.run.machine.kernel.has(kmemleak.OPTION)
         node.workerinput["workspace_slowness"] = self.run.machine.slowness
         node.workerinput["workspace_headers"] = str(self.run.machine.kernel.headers)
         node.workerinput["workspace_keep"] = self.options.keep_guest
         node.workerinput["workspace_rounds"] = self.options.rounds
+
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A guest that ended well says what it found at its end; one that did not was a failure already."""
+        told = getattr(node, "workeroutput", None)
+        if told is None or error is not None:
+            return
+        self.results.other_flavours.update(told.get("workspace_other_flavours", ()))
+        found = told.get("workspace_end", "nobody looked whether all was well")
+        if found:
+            self.results.add_end(f"guest-{self._names[node.gateway.id][0]}", found)
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A test that took its guest down: say how, with the console's last lines."""
@@ -238,6 +254,14 @@ class Boots(Host):
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item not in dropped]
+        self.results.other_flavours.update(drop_other_flavours(items, self.run.machine.kernel.flavour, self.flavours))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Tell the kinds of failure apart."""
+        return name_outcome((yield), call)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -250,7 +274,7 @@ class Boots(Host):
         self.promises.require_known(item)
 
     @pytest.fixture
-    def guest(self, request: pytest.FixtureRequest) -> Booted:
+    def guest(self, request: pytest.FixtureRequest) -> Iterator[Booted]:
         """A guest that was reached: the last test's, if it survived that; boots take long."""
         if self._guest is None or not self._guest.alive:
             self._power.close()
@@ -261,6 +285,7 @@ class Boots(Host):
                     self.run.folder / number,
                     name=f"{self.run.nonce}.{number}",
                     log=self.run.consoles / f"{number}.log",
+                    exceptions=self.exceptions,
                 )
             )
         request.node.user_properties += [
@@ -268,7 +293,8 @@ class Boots(Host):
             ("guest_boot_id", self._guest.boot_id),
             ("kernel_build_id", self.run.machine.kernel.build_id),
         ]
-        return self._guest
+        yield self._guest
+        self._guest.check()
 
     def pytest_sessionfinish(self) -> None:
         """The last guest ends with the tests."""
@@ -321,6 +347,8 @@ def run(
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
     promises = Promises.load(paths.vmtests / "promises.toml")
+    exceptions = Exceptions.load(paths.vmtests / ALLOWED)
+    flavours = tuple(kconfig.flavours(paths.kconfig))
     nonce = secrets.token_hex(8)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
@@ -331,7 +359,12 @@ def run(
         before = Path.cwd()
         os.chdir(paths.root)
         stack.callback(os.chdir, before)
-        code = _sessions(Run(folder, paths.results / "consoles", paths.root, nonce, vm), options, outcome, promises)
+        guests = Run(folder, paths.results / "consoles", paths.root, nonce, vm)
+
+        def host(kind: type[Host]) -> Host:
+            return kind(options, outcome, promises, guests, exceptions, flavours)
+
+        code = _sessions(host, guests, options, outcome, promises)
         if options.junitxml is not None:
             outcome.write(promises)
             target = before / options.junitxml
@@ -341,16 +374,18 @@ def run(
     return code
 
 
-def _sessions(run: Run, options: Options, outcome: Results, promises: Promises) -> int:
+def _sessions(
+    host_of: Callable[[type[Host]], Host], run: Run, options: Options, outcome: Results, promises: Promises
+) -> int:
     codes = []
     whole = True
-    hosts: list[tuple[Host, list[str]]] = [(Boots(options, outcome, promises, run), ["-p", "no:xdist"])]
+    hosts: list[tuple[Host, list[str]]] = [(host_of(Boots), ["-p", "no:xdist"])]
     if outcome.task_diag:
         program = run.write()
         tx = f"{options.guests}*popen//python={shlex.quote(str(program))}"
         hosts.append(
             (
-                Guests(options, outcome, promises, run),
+                host_of(Guests),
                 ["--dist", "load", "--tx", tx, "--max-worker-restart", str(MAX_CRASHES)],
             )
         )
