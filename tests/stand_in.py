@@ -157,7 +157,7 @@ def kernel(folder: Path, config: str = "CONFIG_TASK_DIAG=y\n") -> Kernel:
     return Kernel(folder=folder, flavour="default", release="7.3.4", build_id="00" * 20)
 
 
-def run(folder: Path, *, patience: float = 1.0) -> Run:
+def run(folder: Path, *, patience: float = 3.0) -> Run:
     """A run with little patience, on an accelerator that stretches none."""
     (folder / "guests").mkdir()
     return Run(

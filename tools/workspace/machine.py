@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workspace import command, storage
+from workspace.deadline import Deadline
 from workspace.errors import WorkspaceError
 from workspace.kernel import Kernel
 
@@ -36,6 +38,8 @@ _CACHED_ROOT = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,
 # As `vng` does: throw-away overlays, so that nothing a guest writes reaches the host.
 _OVERLAYS = ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")
 _UDEV = ("/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/usr/bin/udevd", "/sbin/udevd")
+
+_DYING = 10.0  # seconds that a killed process may take to be gone, its memory given back
 
 # How much slower than the hardware the same work may be, generously: these only stretch deadlines.
 _SLOWER = {"kvm": 1.0, "tcg": 6.0}
@@ -207,6 +211,10 @@ class Record:
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        deadline = Deadline(_DYING)
+        # Orphans are reaped by nobody whom we could ask.
+        while self.members() and not deadline.expired:
+            time.sleep(0.01)
         return len(members)
 
 
