@@ -292,10 +292,14 @@ def powered(
         text=False,
     ) as process:
         leader = Process.of(process.pid)
+        record = None
         if owner is not None and leader is not None:
-            Record(name, owner, leader, host_boot()).write(folder)
+            record = Record(name, owner, leader, host_boot())
+            record.write(folder)
         try:
             yield process
         finally:
             # The leader may be gone while QEMU is not: the group is ended, whoever is left of it.
             command.end_group(process, grace=1.0)
+            if record is not None:
+                record.end()
