@@ -28,6 +28,7 @@ from _pytest.runner import runtestprotocol
 from workspace.guest import LINK, SHELL
 from workspace.promises import Promises
 from workspace.splat import splats
+from workspace.switch import Switch
 
 PORTS = Path("/dev/virtio-ports")
 BEAT = 1.0  # seconds between two signs of life
@@ -295,6 +296,8 @@ class Worker:
             ("kernel_build_id", told["workspace_build_id"]),
         ]
         config.pluginmanager.register(Rounds(told["workspace_rounds"]), "workspace-rounds")
+        if told.get("workspace_breaks"):
+            config.pluginmanager.register(Switch(told["workspace_breaks"], self._promises), "workspace-switch")
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tests that are not for a guest are left to the run's other half."""
