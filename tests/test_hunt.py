@@ -129,6 +129,7 @@ def test_the_table_is_in_the_order_of_the_promises(run: Run) -> None:
         "v4": 3,
         "killed": True,
         "killed_by": ["vmtests/test_w.py::test_w"],
+        "why": "",
         "outcomes": ["crashed"],
         "tests": 1,
         "tests_run": 1,
@@ -304,9 +305,12 @@ def test_a_survivor_makes_the_run_fail(clone: Clone) -> None:
         "R1       deadly  test_small.py::test_dear[] (killed)",
         "R2       deaf    test_small.py::test_dear[]",
     ]
+    assert "4 tests pass without a mutant" in done.stderr
     assert "3 of 4 killed by a test of their own promises" in done.stderr
     assert "survived: strengthen a test of its promise, or replace the mutant: tough." in done.stderr
     assert clone.results["survivors"] == ["tough"]
+    deaf = clone.results["mutants"][0]  # type: ignore[index]
+    assert (deaf["name"], deaf["why"]) == ("deaf", "AssertionError: assert 'deaf' != 'deaf'")
     assert clone.results["exit_code"] == 1
     # First without any; then one after the other, none of them with a test that is not its own, the last last.
     assert clone.ran[:4] == ["none cheap", "none dear", "none dear", "none other"]

@@ -39,23 +39,28 @@ class Scores:
     _expected: dict[str, int] = field(default_factory=dict)
     _ended: dict[str, list[str]] = field(default_factory=dict)
     _killers: dict[str, list[str]] = field(default_factory=dict)
+    _why: dict[str, str] = field(default_factory=dict)
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test, which ``results`` has taken in already; tell what is decided by it."""
         test, mutant = split(report.nodeid)
-        if mutant == NONE:
-            return
         ended = self._ended.setdefault(mutant, [])
         if test not in ended and (report.failed or report.when == "teardown"):
             ended.append(test)
+        if mutant == NONE:
+            if report.when == "teardown" and len(ended) == self._expected.get(NONE) and self.healthy():
+                seconds = sum(self.seconds(name) for name in ended)
+                self.told(f"{len(ended)} tests pass without a mutant, in {seconds:.0f} s.")
+            return
         if report.failed and not self.killed(mutant) and self._holds(test, mutant):
             self._killers[mutant] = [test]
+            self._why[mutant] = _why(report)
             self._tell(mutant, f"killed by {self._killed_by(mutant)}")
         elif report.when == "teardown" and not self.killed(mutant) and len(ended) == self._expected.get(mutant):
             self._tell(mutant, f"SURVIVED {len(ended)} tests")
 
     def _tell(self, mutant: str, sentence: str) -> None:
-        decided = sum(self.killed(name) or len(self._ended.get(name, ())) >= n for name, n in self._expected.items())
+        decided = len(self.mutants) - len(self.undecided)
         self.told(f"{decided:4}/{len(self.mutants)}  {mutant}: {sentence}")
 
     def _holds(self, test: str, mutant: str) -> bool:
@@ -87,7 +92,7 @@ class Scores:
         return self._plain(test).seconds
 
     def expect(self, mutant: str, tests: int) -> None:
-        """So many tests hold the mutant's promises."""
+        """So many tests hold the mutant's promises; or, without a mutant, any."""
         self._expected[mutant] = tests
 
     @property
@@ -132,6 +137,7 @@ class Scores:
                 "v4": mutant.v4,
                 "killed": self.killed(name),
                 "killed_by": self._killers.get(name, []),
+                "why": self._why.get(name),
                 "outcomes": [self.results.tests[join(test, name)].outcome for test in self._killers.get(name, [])],
                 "tests": self._expected.get(name, 0),
                 "tests_run": len(self._ended.get(name, ())),
@@ -142,6 +148,13 @@ class Scores:
 
     def _seconds_under(self, mutant: str) -> Iterable[float]:
         return (test.seconds for name, test in self.results.tests.items() if split(name)[1] == mutant)
+
+
+def _why(report: pytest.TestReport) -> str:
+    """The line of a failure that says what failed."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = (crash.message if crash is not None else report.longreprtext).strip().splitlines()
+    return str(lines[0]) if lines else ""
 
 
 def _place(promise: str) -> tuple[int, int]:

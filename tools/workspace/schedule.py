@@ -25,7 +25,7 @@ class Memory(Protocol):
         """How long a test took without a mutant."""
 
     def expect(self, mutant: str, tests: int) -> None:
-        """So many tests hold the mutant's promises."""
+        """So many tests hold the mutant's promises; or, without a mutant, any."""
 
 
 class Schedule:
@@ -91,7 +91,7 @@ class Schedule:
             for index, nodeid in enumerate(self._collection):
                 mutant = split(nodeid)[1]
                 (self._tests if mutant == NONE else self._mutants.setdefault(mutant, [])).append(index)
-            for mutant, tests in self._mutants.items():
+            for mutant, tests in ((NONE, self._tests), *self._mutants.items()):
                 self._memory.expect(mutant, len(tests))
         for node in self.nodes:
             self._feed(node)
