@@ -141,16 +141,19 @@ def test_the_table_is_in_the_order_of_the_promises(run: Run) -> None:
 
 TESTS = """\
 import os
+import time
 import pytest
 
 @pytest.mark.promise("R1")
 def test_cheap(mutant):
     note(mutant, "cheap")
+    time.sleep(0.02)
 
 @pytest.mark.promise("R1", "R2")
 @pytest.mark.parametrize("at", ["a@b", "c"])
 def test_dear(mutant, at):
     note(mutant, "dear")
+    time.sleep(0.1)
     assert mutant != "deaf"
     if mutant == "deadly":
         os._exit(1)
@@ -200,7 +203,7 @@ class Told:
     def pytest_runtest_protocol(self, item):
         item.user_properties += [("promise", name) for name in self.promises.of(item)]
         if item.nodeid.endswith("-deaf]"):
-            assert item.get_closest_marker("deadline").args == (2.0,)
+            assert item.get_closest_marker("deadline").args == (3.0,)
         return (yield)
 """
 
@@ -269,6 +272,10 @@ class Clone:
     def write_tests(self, *, sick: str) -> None:
         text = TESTS.format(log=str(self._log), sick=sick)
         (self.vmtests / "test_small.py").write_text(text)
+        # The cheapest, and of another file than the test that was given out before it and is not needed any more.
+        (self.vmtests / "test_other.py").write_text(
+            "import pytest\n@pytest.mark.promise('R1')\ndef test_in_another_file(mutant):\n    pass\n"
+        )
 
     def words(self, *words: str) -> list[str]:
         return [sys.executable, str(self._driver), *words]
@@ -301,11 +308,11 @@ def test_a_survivor_makes_the_run_fail(clone: Clone) -> None:
     assert re.sub(r"test_dear\[.*?\]", "test_dear[]", done.stdout).splitlines() == [
         "promise  mutant  killed by",
         "W1       hated   test_small.py::test_other",
-        "R1 R2    tough   SURVIVED 3 tests",
+        "R1 R2    tough   SURVIVED 4 tests",
         "R1       deadly  test_small.py::test_dear[] (killed)",
         "R2       deaf    test_small.py::test_dear[]",
     ]
-    assert "4 tests pass without a mutant" in done.stderr
+    assert "5 tests pass without a mutant" in done.stderr
     assert "3 of 4 killed by a test of their own promises" in done.stderr
     assert "survived: strengthen a test of its promise, or replace the mutant: tough." in done.stderr
     assert clone.results["survivors"] == ["tough"]

@@ -44,6 +44,9 @@ class Scores:
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test, which ``results`` has taken in already; tell what is decided by it."""
         test, mutant = split(report.nodeid)
+        if self.killed(mutant):
+            # One test more had been given out; it was skipped.
+            return
         ended = self._ended.setdefault(mutant, [])
         if test not in ended and (report.failed or report.when == "teardown"):
             ended.append(test)
@@ -52,11 +55,11 @@ class Scores:
                 seconds = sum(self.seconds(name) for name in ended)
                 self.told(f"{len(ended)} tests pass without a mutant, in {seconds:.0f} s.")
             return
-        if report.failed and not self.killed(mutant) and self._holds(test, mutant):
+        if report.failed and self._holds(test, mutant):
             self._killers[mutant] = [test]
             self._why[mutant] = _why(report)
             self._tell(mutant, f"killed by {self._killed_by(mutant)}")
-        elif report.when == "teardown" and not self.killed(mutant) and len(ended) == self._expected.get(mutant):
+        elif report.when == "teardown" and len(ended) == self._expected.get(mutant):
             self._tell(mutant, f"SURVIVED {len(ended)} tests")
 
     def _tell(self, mutant: str, sentence: str) -> None:

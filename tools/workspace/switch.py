@@ -11,7 +11,7 @@ from workspace.mutants import NONE, split
 from workspace.promises import Promises
 
 PARAMETER = Path("/sys/module/task_diag/parameters/mutant")
-DEADLINE = 2.0  # seconds on the hardware for a test that a mutant may hang; the slowest takes a tenth of it
+DEADLINE = 3.0  # seconds on the hardware for a test that a mutant may hang; the slowest takes a tenth of it
 
 
 class Switch:
@@ -56,9 +56,10 @@ class Switch:
                 item.add_marker(pytest.mark.deadline(limit), append=False)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Of a mutant that is killed nothing more has to be known; the host may have sent one more test."""
-        return True if split(item.nodeid)[1] in self._killed else None
+        if split(item.nodeid)[1] in self._killed:
+            pytest.skip("the mutant is killed")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember which mutants are killed."""
