@@ -34,8 +34,13 @@ def forever():
     while True:
         time.sleep(60)
 
+def killed():
+    os.kill(os.getpid(), 9)
+
 if mode == "silent":
     forever()
+if mode == "is killed at once":
+    killed()
 if mode == "gone":
     os.write(2, b"qemu: cannot set up guest memory\\n")
     sys.exit(1)
@@ -45,6 +50,8 @@ if mode == "panics at boot":
     sys.exit(255)
 if mode == "stops at boot":
     forever()
+if mode == "is killed at boot":
+    killed()
 if mode == "reaches":
     console(next(word for word in sys.argv if word.startswith("echo ")).split()[1])
     sys.exit(0)
@@ -54,6 +61,8 @@ if mode == "no python":
     forever()
 if mode == "slow python":
     forever()
+if mode == "is killed before pytest":
+    killed()
 if mode == "works":
     os.spawnlp(os.P_WAIT, "sh", "sh", "-c", "exec sh run.sh 2>/dev/null")
     forever()
@@ -75,7 +84,39 @@ if mode == "locks up":
     console("watchdog: BUG: soft lockup - CPU#1 stuck for 23s! [python:76]")
     forever()
 if mode == "is killed":
-    os.kill(os.getpid(), 9)
+    killed()
+if mode == "is killed between tests":
+    link("test", test=None)
+    killed()
+if mode == "is killed in a line":
+    os.write(2, b"[    1.000000] BUG: KASAN: slab-out-of-b")
+    killed()
+if mode == "is killed in an event":
+    with open("link.jsonl", "a") as file:
+        file.write('{{"event": "te')
+    killed()
+if mode == "loses its leader":
+    # As when virtme-run is killed: QEMU goes on, and holds the console.
+    if os.fork():
+        killed()
+    forever()
+if mode == "floods":
+    line = b"[    1.000000] a line of a driver that never stops\\r\\r\\n" * 1000
+    while True:
+        os.write(2, line)
+if mode == "floods without a line":
+    while True:
+        os.write(2, b"x" * 65536)
+if mode.startswith("floods its link"):
+    link("alive")
+    with open("link.jsonl", "ab") as file:
+        file.write(b"x" * (3 << 20))
+    if "goes on" in mode:
+        link("")
+        link("stuck", test="test_x.py::test_y")
+    else:
+        os.truncate("link.jsonl", 1 << 30)
+    forever()
 if mode == "hangs":
     forever()
 if mode == "is stuck":
@@ -116,7 +157,7 @@ def kernel(folder: Path, config: str = "CONFIG_TASK_DIAG=y\n") -> Kernel:
     return Kernel(folder=folder, flavour="default", release="7.3.4", build_id="00" * 20)
 
 
-def run(folder: Path, *, patience: float = 1.0) -> Run:
+def run(folder: Path, *, patience: float = 3.0) -> Run:
     """A run with little patience, on an accelerator that stretches none."""
     (folder / "guests").mkdir()
     return Run(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workspace.console import KEPT_LINES, Console, Sign, sign
+from workspace.console import KEPT_LINES, LINE_LIMIT, LINE_SHOWN, Console, Sign, sign
 
 # As a guest printed it: the end of a panic by sysrq.
 PANIC = (
@@ -84,3 +84,34 @@ def test_the_tail_is_bounded(tmp_path: Path) -> None:
         while not console.ended:
             console.read(1.0)
         assert console.tail.splitlines() == [str(number) for number in range(2 * KEPT_LINES, 3 * KEPT_LINES)]
+
+
+def test_a_line_without_end_is_cut_and_counts(tmp_path: Path) -> None:
+    into, out = os.pipe()
+    lines: list[str] = []
+    with Console(into, tmp_path / "log", on_line=lines.append) as console:
+        for _ in range(5):
+            os.write(out, b"x" * (LINE_LIMIT // 2))
+            console.read(1.0)
+        assert len(lines) == 1
+        assert sum(map(len, lines)) > LINE_LIMIT
+        assert len(console.tail) == LINE_SHOWN
+        os.write(out, b"\n[    1.0] Kernel panic - not syncing: x\n")
+        os.close(out)
+        while not console.ended:
+            console.read(1.0)
+        assert console.signs == [Sign.PANIC]
+
+
+def test_a_log_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workspace.console.LOG_LIMIT", 10)
+    into, out = os.pipe()
+    lines: list[str] = []
+    with Console(into, tmp_path / "log", on_line=lines.append) as console:
+        for text in (b"one\n", b"two\n", b"three\n", b"four\n"):
+            os.write(out, text)
+            console.read(1.0)
+        os.close(out)
+    assert (tmp_path / "log").read_bytes().startswith(b"one\ntwo\nth\n(The guest printed more than")
+    assert b"four" not in (tmp_path / "log").read_bytes()
+    assert lines == ["one", "two", "three", "four"]

@@ -33,16 +33,24 @@ def left_over(run: Run) -> list[int]:
     ("mode", "kind", "says"),
     [
         ("gone", Kind.LOST, "QEMU ended before the guest reached user space"),
-        ("silent", Kind.LOST, "the guest printed nothing within 1 s"),
+        ("silent", Kind.LOST, "the guest printed nothing within 3 s"),
         ("panics at boot", Kind.LOST, "the kernel panicked before any test ran"),
-        ("stops at boot", Kind.LOST, "the guest did not reach user space within 1 s"),
+        ("stops at boot", Kind.LOST, "the guest did not reach user space within 3 s"),
         ("no python", Kind.LOST, "Python ended in the guest before pytest was ready"),
-        ("slow python", Kind.LOST, "user space was reached, but pytest did not start in the guest within 1 s"),
+        ("slow python", Kind.LOST, "user space was reached, but pytest did not start in the guest within 3 s"),
         ("panics", Kind.PANIC, "the kernel panicked"),
         ("panics and stays", Kind.PANIC, "the kernel panicked"),
         ("locks up", Kind.HANG, "the kernel locked up"),
-        ("hangs", Kind.HANG, "the guest gave no sign of life for 1 s"),
+        ("hangs", Kind.HANG, "the guest gave no sign of life for 3 s"),
+        ("is killed at once", Kind.LOST, "virtme-ng or QEMU ended before the guest's first line"),
+        ("is killed at boot", Kind.LOST, "QEMU ended before the guest reached user space"),
+        ("is killed before pytest", Kind.KILLED, "QEMU was killed from outside before any test ran"),
         ("is killed", Kind.KILLED, "QEMU was killed from outside"),
+        ("is killed between tests", Kind.KILLED, "QEMU was killed from outside"),
+        ("is killed in a line", Kind.KILLED, "QEMU was killed from outside"),
+        ("is killed in an event", Kind.KILLED, "QEMU was killed from outside"),
+        ("loses its leader", Kind.HANG, "the guest gave no sign of life for 3 s"),
+        ("floods its link and goes on", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
         ("is stuck", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
     ],
 )
@@ -58,12 +66,42 @@ def test_each_end_of_a_guest_is_told_apart(
     assert says in verdict.sentence
     assert Verdict.read(guests.folder / "1") == verdict
     assert left_over(guests) == []
-    if kind in (Kind.PANIC, Kind.HANG, Kind.KILLED, Kind.TIMEOUT):
+    if mode in ("is killed between tests", "is killed before pytest"):
+        assert verdict.test is None
+    elif kind in (Kind.PANIC, Kind.HANG, Kind.KILLED, Kind.TIMEOUT):
         assert verdict.test == "test_x.py::test_y"
     if mode == "panics":
         assert "panic+0x4f/0x50" in verdict.tail
     log = (guests.consoles / "guest-1.log").read_bytes()
     assert verdict.tail.encode() in log.replace(b"\r", b"")
+
+
+@pytest.mark.parametrize("mode", ["floods", "floods without a line", "floods its link"])
+def test_a_guest_that_floods_us_costs_bounded_memory_and_ends_by_its_deadline(tmp_path: Path, mode: str) -> None:
+    guests = run(tmp_path, patience=2)
+    guests.write()
+    stand_in = StandIn(tmp_path / "bin")
+    stand_in.behave(mode)
+    words = driver(stand_in, guests)
+    words[2] = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))\n"
+        f"from workspace import console; console.LOG_LIMIT = 1 << 20\n{words[2]}"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(TOOLS)}
+    )
+    assert done.returncode == 1
+    assert time.monotonic() - start < 30
+    verdict = Verdict.read(guests.folder / "1")
+    assert verdict is not None
+    assert (verdict.kind, verdict.test) == (Kind.HANG, "test_x.py::test_y")
+    assert len(verdict.tail) < 1 << 20
+    log = guests.consoles / "guest-1.log"
+    assert log.stat().st_size < (1 << 20) + 200
+    if mode != "floods its link":
+        assert log.read_bytes().endswith(b"(The guest printed more than 1 MiB: no more is kept.)\n")
+    assert left_over(guests) == []
 
 
 def test_standard_input_and_output_are_carried_unchanged(tmp_path: Path) -> None:

@@ -133,6 +133,10 @@ def test_the_flavours_of_this_workspace() -> None:
     assert default - off == {"CONFIG_TASK_DIAG=y"}
     assert off - default == {"CONFIG_TASK_DIAG=n"}
     assert flavours["off"].objects_from == "default"
+    for name in ("debug", "lsm"):
+        options = {str(option) for option in flavours[name].options.values()}
+        assert default <= options, "what holds for the default kernel is tested there, too"
+    assert "CONFIG_LSM=smack" in {str(option) for option in flavours["lsm"].options.values()}
 
 
 # --- reasons --------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def test_a_kernel_says_which_it_is(paths: Paths, tree: Tree) -> None:
     built = build(paths, tree)
     assert built.folder == paths.kernels / "a-tree/default"
     assert (built.flavour, built.release) == ("default", "7.3.4")
+    assert (built.headers / "linux/task_diag.h").is_file()
     assert built.image.read_bytes() == (built.folder / "vmlinux").read_bytes()
     notes = command.check(["readelf", "-n", built.image])
     assert re.fullmatch("[0-9a-f]{40}", built.build_id)

@@ -61,7 +61,7 @@ def test_only_a_test_that_passed_in_all_its_phases_holds_a_promise(
     for outcome, when in last:
         results.add(report("t", outcome, when, [("promise", "A1")]))
     assert results.verdict([0], PROMISES) == 1
-    assert "no test that passed: A1" in capsys.readouterr().err
+    assert "no test that passed holds A1" in capsys.readouterr().err
 
 
 def test_a_part_of_the_suite_need_not_hold_every_promise(results: Results) -> None:
@@ -115,8 +115,29 @@ def test_both_halves_are_in_one_junit_file_and_half_a_file_is_none(results: Resu
     assert [suite.get("name") for suite in root.iter("testsuite")] == ["a", "b"]
 
 
-def test_results_of_an_interrupted_run_say_so(results: Results) -> None:
+def test_what_was_wrong_after_the_last_test_fails_the_run(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     results.add(report("t", "passed"))
+    results.add_end("guest-1", "unreferenced object 0x1 (size 64):\n")
+    assert results.verdict([0], None) == 1
+    assert "guest-1, after its last test: unreferenced object" in capsys.readouterr().err
+    results.write(PROMISES)
+    assert len(json.loads((results.folder / "results.json").read_text())["complaints"]) == 1
+
+
+def test_tests_for_other_flavours_are_recorded_and_hold_nothing(results: Results) -> None:
+    results.add(report("t", "passed"))
+    results.other_flavours.add("vmtests/test_lsm.py::test_x")
+    assert results.verdict([0], PROMISES) == 1
+    results.write(PROMISES)
+    data = json.loads((results.folder / "results.json").read_text())
+    assert data["other_flavours"] == ["vmtests/test_lsm.py::test_x"]
+    assert data["promises"]["A1"] == []
+
+
+def test_results_of_an_interrupted_run_say_so(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    results.add(report("t", "passed"))
+    assert results.verdict([2], PROMISES) == 2
+    assert "A1" not in capsys.readouterr().err, "not every promise had its turn"
     results.write(PROMISES)
     assert json.loads((results.folder / "results.json").read_text())["interrupted"] is True
 

@@ -57,6 +57,23 @@ new file mode 100644
 """
 
 
+HEAD = ADDITION[: ADDITION.index("diff --git")]
+RENAME = f"{HEAD}diff --git a/{{old}} b/{{new}}\nsimilarity index 100%\nrename from {{old}}\nrename to {{new}}\n"
+
+
+def link(path: str, goal: str) -> str:
+    """A patch that makes a symbolic link."""
+    return (
+        f"{HEAD}diff --git a/{path} b/{path}\nnew file mode 120000\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n"
+        f"+{goal}\n\\ No newline at end of file\n"
+    )
+
+
+def write(path: str) -> str:
+    """What makes a file, to go on in a patch."""
+    return f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+x\n"
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Tree:
     user = small_kernel.clone(tmp_path / "user")
@@ -188,11 +205,45 @@ def test_what_was_applied_is_remembered(base: Tree, patches: Path, monkeypatch: 
             ADDITION.replace("b/fs/proc/task_diag.c", "b/.git/hooks/post-checkout"),
             "0001-change.patch does not apply: invalid path '.git/hooks/post-checkout'.",
         ),
+        (
+            ADDITION.replace("b/fs/proc/task_diag.c", "b/fs/.GIT/config"),
+            "0001-change.patch does not apply: invalid path 'fs/.GIT/config'.",
+        ),
+        (
+            # Git takes the path for one below the tree, which it then is.
+            CHANGE.replace("/fs/proc/base.c", "//etc/passwd"),
+            "0001-change.patch does not apply: ",
+        ),
+        (
+            link("fs/out", "../../outside") + write("fs/out/file"),
+            "0001-change.patch does not apply: ",
+        ),
+        (
+            link("fs/proc/out", "../../../outside"),
+            "the series makes fs/proc/out a link that leads out of the tree, to '../../../outside': ",
+        ),
+        (
+            link("fs/out", "/etc/passwd"),
+            "the series makes fs/out a link that leads out of the tree, to '/etc/passwd': ",
+        ),
+        (
+            RENAME.format(old="fs/proc/base.c", new=".git/hooks/pre-commit"),
+            "0001-change.patch does not apply: invalid path '.git/hooks/pre-commit'.",
+        ),
+        (
+            ADDITION.replace("100644", "160000")
+            .replace("fs/proc/task_diag.c", "fs/module")
+            .replace("+int task_diag;", f"+Subproject commit {'1' * 40}"),
+            "the series makes fs/module a repository of its own: ",
+        ),
         ("not a patch\n", "0001-change.patch does not apply: Patch is empty."),
         ("", "0001-change.patch does not apply: empty mbox"),
         ("\n \n", "0001-change.patch does not apply: "),
     ],
-    ids=["context", "far", "no file", "cut", "hostile", "hook", "no patch", "empty", "blank"],
+    ids=[
+        *("context", "far", "no file", "cut", "outside", "hook", "GIT", "absolute", "through a link", "link out"),
+        *("absolute link", "renamed to a hook", "repository", "no patch", "empty", "blank"),
+    ],
 )
 def test_a_patch_that_does_not_apply_is_named_and_the_tree_stays(
     base: Tree, patches: Path, tmp_path: Path, harm: str, told: str

@@ -50,9 +50,10 @@ class Clone:
         self.path = folder / "clone"
         tests = self.path / "vmtests"
         tests.mkdir(parents=True)
-        (self.path / "tools").symlink_to(ROOT / "tools")
+        for room in ("tools", "kconfig"):
+            (self.path / room).symlink_to(ROOT / room)
         ours = [path for path in (ROOT / "vmtests").glob("*.py") if not path.name.startswith("test_")]
-        for path in (*ours, ROOT / "vmtests/promises.toml"):
+        for path in (*ours, *(ROOT / "vmtests").glob("*.toml")):
             shutil.copy(path, tests)
         shutil.copy(ROOT / "pyproject.toml", self.path)
         (tests / "test_small.py").write_text(
@@ -87,6 +88,8 @@ class Clone:
             f"kernel = Kernel(Path({str(self._folder / 'kernel')!r}), 'default', '7.3.4', '00' * 20)\n"
             "try:\n"
             f"    sys.exit(vmtest.run(kernel, sys.argv[1:], paths=Paths(Path({str(self.path)!r}))))\n"
+            "except errors.WorkspaceError as error:\n"
+            "    sys.exit(f'error: {error}')\n"
             "except errors.Terminated:\n"
             "    sys.exit(143)\n"
         )
@@ -126,9 +129,10 @@ def test_a_vmtest_outside_a_guest_is_an_error(clone: Clone, words: list[str]) ->
     assert "runs only in a guest of its own run" in done.stdout
 
 
-def test_a_worker_that_is_no_guest_tests_nothing(clone: Clone) -> None:
-    # The stand-in runs the worker, faithfully, on this host.
-    done = clone.run("works", "vmtests/test_small.py::test_one")
+@pytest.mark.parametrize("stop", [[], ["-x"]])
+def test_a_worker_that_is_no_guest_tests_nothing(clone: Clone, stop: list[str]) -> None:
+    # The stand-in runs the worker, faithfully, on this host. That no boot test was chosen stops nothing.
+    done = clone.run("works", "-k", "test_one", *stop)
     assert done.returncode == 3
     assert "a worker answered that is no guest of this run" in done.stdout
     assert clone.results["exit_code"] == 3
@@ -154,8 +158,8 @@ def test_a_run_that_selects_nothing_fails(clone: Clone) -> None:
     assert clone.results["exit_code"] != 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_an_interrupted_run_leaves_results_and_no_guest(clone: Clone, number: signal.Signals, code: int) -> None:
+def started(clone: Clone) -> subprocess.Popen[bytes]:
+    """A run whose guest has come as far as its first line."""
     clone.stand_in.behave("stops at boot")
     process = subprocess.Popen(
         clone.words("vmtests/test_small.py::test_one"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -164,10 +168,77 @@ def test_an_interrupted_run_leaves_results_and_no_guest(clone: Clone, number: si
     while not log.exists() or b"Linux version" not in log.read_bytes():
         assert process.poll() is None
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_an_interrupted_run_leaves_results_and_no_guest(clone: Clone, number: signal.Signals, code: int) -> None:
+    process = started(clone)
     process.send_signal(number)
     assert process.wait(30) == code
     assert clone.results["interrupted"] is True
     ET.parse(clone.path / "build/results/junit.xml")
+    assert list((clone.path / "build/guests").iterdir()) == []
+    assert not alive(str(clone.stand_in.program))
+
+
+def test_a_second_run_at_once_is_refused_and_leaves_the_first_alone(clone: Clone) -> None:
+    process = started(clone)
+    guests = alive(str(clone.stand_in.program))
+    assert guests
+    second = clone.run("stops at boot", "vmtests/test_small.py::test_one")
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == (
+        f"error: another run in this clone holds build/results (process {process.pid}): wait for it to end, or end it."
+    )
+    assert process.poll() is None
+    assert alive(str(clone.stand_in.program)) == guests
+    assert b"Linux version" in (clone.path / "build/results/consoles/guest-1.log").read_bytes()
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_run_after_one_that_was_killed_cleans_up(clone: Clone, watched: bool) -> None:
+    process = started(clone)
+    guests = alive(str(clone.stand_in.program))
+    if not watched:
+        for pid in alive("driver.py\0guest"):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    if not watched:
+        assert set(guests) & set(alive(str(clone.stand_in.program)))
+    left = list((clone.path / "build/guests").iterdir())
+    assert len(left) == 1
+
+    done = clone.run("panics at boot", "vmtests/test_small.py::test_one")
+    assert done.returncode == 6
+    assert not alive(str(clone.stand_in.program))
+    assert list((clone.path / "build/guests").iterdir()) == []
+    assert clone.results["exit_code"] == 6
+    assert b"Kernel panic" in (clone.path / "build/results/consoles/guest-1.log").read_bytes()
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_and_leaves_no_guest(clone: Clone) -> None:
+    (clone.path / "build").mkdir()
+    (clone.path / "build/vmtest.lock").touch()
+    # Whatever a run writes into the results finds no room.
+    words = clone.words("vmtests/test_small.py::test_one")
+    driver = Path(words[1])
+    driver.write_text(
+        "import errno, os, tempfile\n"
+        "mkstemp = tempfile.mkstemp\n"
+        "def full(*words, dir=None, **more):\n"
+        "    if 'results' in str(dir) and 'consoles' not in str(dir) and 'configs' not in str(dir):\n"
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(dir))\n"
+        "    return mkstemp(*words, dir=dir, **more)\n"
+        "tempfile.mkstemp = full\n" + driver.read_text()
+    )
+    clone.stand_in.behave("panics at boot")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("OSError: [Errno 28] No space left on device")
     assert list((clone.path / "build/guests").iterdir()) == []
     assert not alive(str(clone.stand_in.program))
 

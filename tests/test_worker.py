@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import datetime
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from workspace.worker import Log, TaintedError, build_id, outside
+from workspace.splat import NONE, Allowed, Exceptions, TaintedError
+from workspace.worker import Log, build_id, drop_other_flavours, outside
 
 
 def note(name: bytes, kind: int, data: bytes) -> bytes:
@@ -37,15 +42,18 @@ def test_this_host_is_outside_of_every_guest() -> None:
 
 
 class Kmsg:
-    """A kernel log in a FIFO: one write is one record, as in /dev/kmsg."""
+    """A kernel log: one read is one record, as from /dev/kmsg."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.records: list[bytes | OSError] = []
-        path = folder / "kmsg"
-        path.touch()
-        real = os.open
-        monkeypatch.setattr(os, "open", lambda _path, flags: real(path, flags))
+        self.taints = 0
+        self.path = folder / "kmsg"
+        self.path.touch()
         monkeypatch.setattr(os, "read", self._read)
+        monkeypatch.setattr("workspace.worker._taints", lambda: self.taints)
+
+    def log(self, exceptions: Exceptions = NONE) -> Log:
+        return Log(exceptions, path=self.path)
 
     def _read(self, _descriptor: int, _size: int) -> bytes:
         if not self.records:
@@ -62,21 +70,98 @@ def kmsg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kmsg:
 
 
 def test_a_complaint_is_raised_once_with_what_surrounds_it(kmsg: Kmsg) -> None:
-    log = Log()
-    kmsg.records = [b"6,1,5,-;something\n", b"4,2,6,-;WARNING: CPU: 1\n SUBSYSTEM=x\n", b"4,3,7,-;RIP: 0010:f+1\n"]
+    log = kmsg.log()
+    kmsg.records = [b"6,0,5,-;something\n", b"4,1,6,-;WARNING: CPU: 1\n SUBSYSTEM=x\n", b"4,2,7,-;RIP: 0010:f+1\n"]
     with pytest.raises(TaintedError, match=r"something\nWARNING: CPU: 1\nRIP: 0010"):
         log.check()
     log.check()
 
 
+def test_a_complaint_behind_a_line_end_of_its_message_is_found(kmsg: Kmsg) -> None:
+    log = kmsg.log()
+    kmsg.records = [rb"4,0,6,-;stars\x0aWARNING: behind them" + b"\n"]
+    with pytest.raises(TaintedError, match="behind them"):
+        log.check()
+
+
+def test_an_exception_lets_a_complaint_pass(kmsg: Kmsg) -> None:
+    day = datetime.date(2026, 1, 1)
+    log = kmsg.log(Exceptions((Allowed("x", re.compile("WARNING: known"), "why", "https://", day),)))
+    kmsg.records = [b"4,0,6,-;WARNING: known\n"]
+    kmsg.taints = 0x200
+    log.check()
+    kmsg.records = [b"4,1,6,-;WARNING: unknown\n"]
+    with pytest.raises(TaintedError, match="unknown"):
+        log.check()
+
+
 def test_what_programs_write_into_the_log_is_no_complaint(kmsg: Kmsg) -> None:
-    log = Log()
-    kmsg.records = [b"13,1,5,-;vmtest: start test_WARNING: x\n", b"12,2,6,-;BUG: says a program\n"]
+    log = kmsg.log()
+    kmsg.records = [b"13,0,5,-;vmtest: start test_WARNING: x\n", b"12,1,6,-;BUG: says a program\n"]
     log.check()
 
 
-def test_a_log_that_lost_lines_fails(kmsg: Kmsg) -> None:
-    log = Log()
-    kmsg.records = [BrokenPipeError(32, "overwritten")]
-    with pytest.raises(TaintedError, match="overflowed"):
+@pytest.mark.parametrize(
+    "records",
+    [
+        [BrokenPipeError(32, "overwritten"), b"6,7,5,-;what is left\n"],
+        [b"6,7,5,-;what is left\n"],
+        [b"6,0,5,-;first\n", b"6,2,5,-;third\n"],
+        [BrokenPipeError(32, "overwritten")],
+    ],
+    ids=["while it was open", "before it was opened", "in between", "all of it"],
+)
+def test_a_log_that_lost_lines_fails_once(kmsg: Kmsg, records: list[bytes | OSError]) -> None:
+    log = kmsg.log()
+    kmsg.records = records
+    with pytest.raises(TaintedError, match="lost lines"):
         log.check()
+    log.check()
+
+
+@pytest.mark.parametrize("record", [OSError(22, "Invalid argument"), PermissionError(1, "no"), b"no record"])
+def test_a_log_that_cannot_be_read_fails(kmsg: Kmsg, record: bytes | OSError) -> None:
+    log = kmsg.log()
+    kmsg.records = [record]
+    with pytest.raises(TaintedError, match="cannot be read"):
+        log.check()
+
+
+def test_a_log_that_cannot_be_opened_fails_every_check(kmsg: Kmsg) -> None:
+    kmsg.path.unlink()
+    log = kmsg.log()
+    log.mark("start")
+    for _ in range(2):
+        with pytest.raises(TaintedError, match=r"kmsg cannot be opened \(No such file or directory\)"):
+            log.check()
+
+
+@pytest.mark.parametrize("at_boot", [True, False])
+def test_a_taint_without_a_word_that_is_known_fails_once(kmsg: Kmsg, at_boot: bool) -> None:
+    kmsg.taints = 0x20 * at_boot
+    log = kmsg.log()
+    kmsg.records = [b"6,0,5,-;an odd complaint\n"]
+    kmsg.taints = 0x20
+    with pytest.raises(TaintedError, match=r"0x0 became 0x20.*\nan odd complaint"):
+        log.check()
+    log.check()
+
+
+class Item:
+    """As much of a test as is asked for its flavours."""
+
+    def __init__(self, nodeid: str, *flavours: str) -> None:
+        self.nodeid = nodeid
+        self._marks = [SimpleNamespace(args=flavours)] if flavours else []
+
+    def iter_markers(self, _name: str) -> list[SimpleNamespace]:
+        return self._marks
+
+
+def test_tests_for_other_flavours_are_left_out_and_named() -> None:
+    items: list[Any] = [Item("all"), Item("lsm", "lsm"), Item("both", "lsm", "debug")]
+    kept = list(items)
+    assert drop_other_flavours(kept, "debug", ["default", "debug", "lsm"]) == ["lsm"]
+    assert [item.nodeid for item in kept] == ["all", "both"]
+    with pytest.raises(pytest.UsageError, match="lsm is for the flavour lsm; there are default"):
+        drop_other_flavours(items, "default", ["default"])

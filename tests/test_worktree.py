@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import small_kernel
 
-from workspace import series, tree, worktree
+from workspace import series, storage, tree, worktree
 from workspace.errors import WorkspaceError
 from workspace.git import Repository
 from workspace.series import Series
@@ -636,3 +636,19 @@ def test_a_kernel_with_mutants_is_the_series_and_the_patch(
         WorkspaceError, match=r"conflicts with the series in fs/proc/base.c at line 30: run `nox -s edit"
     ):
         series.on_top(base, worktree.snapshot(paths, base), mutants)
+
+
+def test_a_second_run_at_once_is_refused(paths: Paths, base: Tree, developed: Repository) -> None:
+    (developed.path / "fs/proc/base.c").write_text("int other;\n")
+    small_kernel.commit(developed, "proc: Change a line again")
+    before = patches(paths), content(paths.worktree)
+    with storage.locked(paths.build / "worktree.lock", what="them"):
+        refused = pytest.raises(WorkspaceError, match=r"another run in this clone holds .*linux and .*patches")
+        with refused:
+            worktree.edit(paths, base, Series.load(paths.patches))
+        with refused:
+            worktree.export(paths, SETTINGS)
+        with refused:
+            worktree.snapshot(paths, base)
+    assert (patches(paths), content(paths.worktree)) == before
+    assert worktree.export(paths, SETTINGS).startswith("exported: ")

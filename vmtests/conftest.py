@@ -12,6 +12,7 @@ if TOOLS not in sys.path:
     sys.path.insert(0, TOOLS)
 
 from workspace.promises import MARKERS, Promises  # noqa: E402
+from workspace.splat import ALLOWED, Exceptions  # noqa: E402
 from workspace.worker import ON_HOST, Worker  # noqa: E402
 
 pytest_plugins = ["vmtests.fixtures"]
@@ -22,5 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     if not config.stash.get(ON_HOST, False):
-        promises = Promises.load(Path(__file__).with_name("promises.toml"))
-        config.pluginmanager.register(Worker(config, promises), "workspace-worker")
+        folder = Path(__file__).parent
+        promises = Promises.load(folder / "promises.toml")
+        exceptions = Exceptions.load(folder / ALLOWED)
+        config.pluginmanager.register(Worker(config, promises, exceptions), "workspace-worker")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,12 @@ def crowd_diag(crowd: PidNamespace) -> Iterator[int]:
     fd = crowd.procfs.open()
     yield fd
     os.close(fd)
+
+
+@pytest.fixture(scope="session")
+def headers(pytestconfig: pytest.Config) -> Path:
+    """Return the running kernel's headers for programs."""
+    return Path(pytestconfig.workerinput["workspace_headers"])  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Requests built field by field, and reads and writes that hide nothing.
 
-The numbers are abi.md's, written again here: a slip in the client's cannot hide itself.
+The numbers are the contract's, written again here: a slip in the client's cannot hide itself.
 """
 
 from __future__ import annotations

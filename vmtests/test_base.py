@@ -1,4 +1,4 @@
-"""abi.md, "Groups": BASE, field for field, in every state that can be made."""
+"""The contract, "Groups": BASE, field for field, in every state that can be made."""
 
 from __future__ import annotations
 
@@ -13,24 +13,13 @@ import pytest
 
 from taskdiag import Base, Group, State, Strategy, TaskDiag
 from vmtests import oracle, raw, syscalls
+from vmtests.groups import expected
 from vmtests.namespaces import PidNamespace
 from vmtests.oracle import Process
 from vmtests.population import Population, rename, start_threads, wait_for
 from vmtests.raw import ONE, Request
 
 CPU1 = Path("/sys/devices/system/cpu/cpu1/online")
-
-STATES = {
-    "R": State.RUNNING,
-    "S": State.INTERRUPTIBLE,
-    "D": State.UNINTERRUPTIBLE,
-    "T": State.STOPPED,
-    "t": State.TRACE_STOP,
-    "X": State.DEAD,
-    "Z": State.ZOMBIE,
-    "P": State.PARKED,
-    "I": State.IDLE,
-}
 
 
 def one(pid: int, *, fd: int | None = None) -> Base:
@@ -49,21 +38,6 @@ def every(fd: int) -> dict[int, Base]:
     with TaskDiag(os.dup(fd)) as source:
         source.request()
         return {task.pid: task.base for task in source.tasks() if task.base is not None}
-
-
-def expected(process: Process) -> Base:
-    """Return BASE as ``/proc`` has it."""
-    # task->comm is cut at 15 bytes, the names of kernel threads in /proc are not.
-    return Base(
-        tgid=process.tgid,
-        pid=process.pid,
-        ppid=process.ppid,
-        tpid=process.tpid,
-        sid=process.sid,
-        pgid=process.pgid,
-        state=STATES[process.letter],
-        comm=process.name[:15],
-    )
 
 
 @pytest.mark.promise("G3", "G4")

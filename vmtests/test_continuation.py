@@ -1,4 +1,4 @@
-"""abi.md, "EMSGSIZE continuation": reads of any size, while tasks come and go."""
+"""The contract, "EMSGSIZE continuation": reads of any size, while tasks come and go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""abi.md, "The file"."""
+"""The contract, "The file"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""abi.md, "Namespaces": pid and user namespaces, and descriptors that cross them (N1, N2, G4)."""
+"""The contract, "Namespaces": pid and user namespaces, and descriptors that cross them (N1, N2, G4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""abi.md, "Which tasks, in which order", for the strategies ALL and ONE."""
+"""The contract, "Which tasks, in which order", for the strategies ALL and ONE."""
 
 from __future__ import annotations
 

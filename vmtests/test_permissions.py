@@ -1,4 +1,4 @@
-"""abi.md, "never more than /proc": who is seen, and what of them, under hidepid= and gid= (N2, N3, N4)."""
+"""The contract, "never more than /proc": who is seen, and what of them, under hidepid= and gid= (N2, N3, N4)."""
 
 from __future__ import annotations
 

@@ -8,12 +8,13 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workspace import accelerator, hunt, kconfig, kernel, mutants, series, shell, storage, tree, vmtest, worktree
-from workspace.errors import Terminated, WorkspaceError
+from workspace.errors import Terminated, WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.progress import say
 from workspace.promises import Promises
@@ -38,9 +39,9 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
     # The work tree that is compiled must not be made another commit meanwhile.
     with storage.locked(paths.build / "build.lock", what="the kernel's source"):
         if arguments.worktree:
-            commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "worktree"
+            commit, shown_as, source = worktree.snapshot(paths, base), paths.worktree, "the worktree, as it stood"
         else:
-            commit, shown_as, source = series.apply(base, patches), None, "patches"
+            commit, shown_as, source = series.apply(base, patches), None, f"patches/ ({patches.digest})"
             say(f"Series: {len(patches.patches)} patches, {patches.digest[:12]}.")
         if flavour.on_top is not None:
             commit, shown_as = series.on_top(base, commit, paths.root / flavour.on_top), None
@@ -50,8 +51,7 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
         "tree": base.kind,
         "version": base.version,
         "origin": base.origin,
-        "source": source,
-        "series": patches.digest,
+        "series": source,
         "commit": commit,
     }
     return Built(built, facts)
@@ -180,15 +180,25 @@ def main(words: Sequence[str]) -> int:
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if not says_no_room(error):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"error: there is no room{where} ({error.strerror}): make some where the clone is and below "
+            f"{tempfile.gettempdir()}, then run the same command again.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
     except Terminated:
         print("Terminated.", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 if __name__ == "__main__":

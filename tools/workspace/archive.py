@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from workspace import command, git
-from workspace.errors import WorkspaceError
+from workspace.errors import WorkspaceError, tells_of_no_room
 
 BRANCH = "refs/heads/base"
 PIECE = 1 << 18  # bytes read at once
@@ -90,7 +90,9 @@ def import_tarball(
             raise WorkspaceError(f"the tarball cannot be unpacked ({error}): remove it and run again.") from error
         complaint = process.stderr.read().decode(errors="replace").strip()
         if process.wait() != 0:
-            raise WorkspaceError(f"git fast-import did not take the tarball: {complaint}")
+            reason = complaint.partition("\n")[0]
+            mend = ": make room, and run again" if tells_of_no_room(complaint) else ""
+            raise WorkspaceError(f"git fast-import did not take the tarball ({reason}){mend}.")
     commit = repository.commit(BRANCH)
     assert commit is not None
     usual, _ = collections.Counter(ages.values()).most_common(1)[0]
@@ -108,13 +110,17 @@ def _path(member: tarfile.TarInfo) -> str:
         raise WorkspaceError(f"the tarball's member {member.name!r} would change a git repository: do not use it.")
     if not (member.isreg() or member.issym()):
         raise WorkspaceError(f"the tarball's member {member.name!r} is neither file, folder nor symbolic link.")
-    if member.issym():
-        goal = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
-        if goal.startswith(("/", "../")) or goal == "..":
-            raise WorkspaceError(
-                f"the tarball's link {member.name!r} leads out of it, to {member.linkname!r}: do not use it."
-            )
+    if member.issym() and leads_out(path, member.linkname):
+        raise WorkspaceError(
+            f"the tarball's link {member.name!r} leads out of it, to {member.linkname!r}: do not use it."
+        )
     return path
+
+
+def leads_out(path: str, goal: str) -> bool:
+    """Whether the symbolic link at ``path``, relative to a folder, points out of that folder."""
+    meant = posixpath.normpath(posixpath.join(posixpath.dirname(path), goal))
+    return meant.startswith(("/", "../")) or meant == ".."
 
 
 def _quoted(path: str) -> bytes:

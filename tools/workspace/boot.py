@@ -16,15 +16,15 @@ from pathlib import Path
 import pexpect
 from pexpect.fdpexpect import fdspawn
 
-from workspace.console import Console, Sign, sign
+from workspace.console import Console, Sign, kernel_messages, sign
 from workspace.deadline import Deadline
 from workspace.guest import BOOT, Kind
 from workspace.machine import Machine, Record, powered
-from workspace.splat import splats
+from workspace.splat import NONE, Exceptions, TaintedError, splats
 from workspace.worker import build_id
 
+MOST_COMPLAINTS = 100  # that are kept of one guest
 ANSWER = 10.0  # seconds on the hardware for a shell's answer
-_STAMP = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ?")
 
 
 class GuestGoneError(Exception):
@@ -38,12 +38,12 @@ class GuestGoneError(Exception):
 class Booted:
     """A guest with a shell on its first serial line and its kernel's messages apart from it."""
 
-    def __init__(self, vm: Machine, folder: Path, terminal: int, console: Console, messages: list[str]) -> None:
+    def __init__(self, vm: Machine, folder: Path, terminal: int, console: Console, complaints: list[str]) -> None:
         self.vm = vm
         self._folder = folder
         self._shell = fdspawn(terminal, encoding="utf-8", codec_errors="replace")
         self._console = console
-        self._messages = messages
+        self._complaints = complaints
         self._alive = True
         self.number = folder.name
         self.boot_id = ""
@@ -106,11 +106,15 @@ class Booted:
         """False once the guest gave no answer, or is gone."""
         return self._alive
 
-    @property
-    def complaints(self) -> list[str]:
-        """What the kernel complained of so far."""
+    def check(self) -> None:
+        """Raise if the kernel complained since the last call, or if nobody could have heard it."""
         self._take_in()
-        return splats([_STAMP.sub("", message) for message in self._messages])
+        found = self._complaints[:]
+        self._complaints.clear()
+        if found:
+            raise TaintedError("the kernel complained:\n" + "\n".join([*found, "Its last lines:", self.tail]))
+        if not self._console.heard:
+            raise TaintedError("the kernel said nothing at all: it cannot be said that nothing was wrong")
 
     @property
     def tail(self) -> str:
@@ -156,20 +160,26 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(vm: Machine, folder: Path, *, name: str, log: Path) -> Iterator[Booted]:
+def booted(vm: Machine, folder: Path, *, name: str, log: Path, exceptions: Exceptions = NONE) -> Iterator[Booted]:
     """A guest that was reached, for the block; ``log`` has its kernel's messages."""
     folder.mkdir(parents=True)
     into, out = os.pipe()
     master, slave = os.openpty()
     # Ours is the only echo wanted: the guest's own line discipline gives it.
     tty.setraw(slave, termios.TCSANOW)
-    messages: list[str] = []
-    with Console(into, log, on_line=messages.append) as console:
+    complaints: list[str] = []
+
+    def on_line(line: str) -> None:
+        complaints.extend(splats(kernel_messages(line), exceptions))
+        # The first ones tell what happened.
+        del complaints[MOST_COMPLAINTS:]
+
+    with Console(into, log, on_line=on_line) as console:
         try:
             with powered(vm, folder, name=name, script=None, stdin=slave, stdout=slave, stderr=out):
                 for descriptor in (slave, out):
                     os.close(descriptor)
-                guest = Booted(vm, folder, master, console, messages)
+                guest = Booted(vm, folder, master, console, complaints)
                 guest.reach()
                 yield guest
                 # Let a last line through to the log.

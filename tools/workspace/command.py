@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from workspace.errors import WorkspaceError
+from workspace.errors import WorkspaceError, tells_of_no_room
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -35,6 +35,8 @@ class CommandError(WorkspaceError):
         tail = (finished.err.strip() or finished.out.strip()).splitlines()[-12:]
         words = shlex.join(finished.args[:6]) + (" ..." if len(finished.args) > 6 else "")
         message = f"`{words}` ended with {_ending(finished.code)}"
+        if not hint and tells_of_no_room(finished.err):
+            hint = "make room on the disk, and run again"
         if hint:
             message += f"; {hint}"
         super().__init__("\n    ".join([message + (":" if tail else "."), *tail]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from workspace.errors import WorkspaceError
 from workspace.progress import Progress
@@ -92,13 +95,38 @@ def _fetch(url: str, part: Path, start: int) -> bool:
         length = answer.headers.get("Content-Length")
         done = start if resumed else 0
         total = done + int(length) if length else None
-        with part.open("ab" if resumed else "wb") as out, Progress(part.stem, total=total, unit="B") as bar:
+        with _written(part, "ab" if resumed else "wb") as write, Progress(part.stem, total=total, unit="B") as bar:
             bar.advance(done)
             while piece := answer.read(PIECE):
-                out.write(piece)
+                write(piece)
                 done += len(piece)
                 bar.advance(len(piece))
     return total is None or done == total
+
+
+@contextlib.contextmanager
+def _written(part: Path, mode: Literal["ab", "wb"]) -> Iterator[Callable[[bytes], None]]:
+    """A way to write ``part``; what fails here is this machine's, and no other source would help."""
+
+    def failed(error: OSError) -> WorkspaceError:
+        return WorkspaceError(
+            f"{part} cannot be written ({error.strerror}): make room for it, and run again; what has arrived is kept."
+        )
+
+    def write(piece: bytes) -> None:
+        left = memoryview(piece)
+        try:
+            while left:
+                left = left[out.write(left) :]
+        except OSError as error:
+            raise failed(error) from error
+
+    try:
+        out = part.open(mode, buffering=0)
+    except OSError as error:
+        raise failed(error) from error
+    with out:
+        yield write
 
 
 def _starts_at(answer: http.client.HTTPResponse, start: int) -> bool:

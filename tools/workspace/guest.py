@@ -22,7 +22,7 @@ from typing import Any
 from workspace import storage
 from workspace.console import Console, Sign
 from workspace.deadline import Deadline
-from workspace.errors import WorkspaceError
+from workspace.errors import WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.machine import Machine, powered, require_tools
 
@@ -32,7 +32,8 @@ SHELL = "workspace.shell"  # the virtio port on which a kept guest serves a shel
 # Seconds on the hardware; Machine.slowness stretches them.
 BOOT = 30.0  # until user space is reached, and again until pytest is ready
 SILENCE = 8.0  # a guest gives a sign of life every second
-LINES_A_STEP = 500  # a console that never stops must not keep us from the clock
+READS_A_STEP = 16  # a console that never stops must not keep us from the clock
+EVENTS_A_STEP = 1 << 20  # bytes of events, which a guest may send without end as well
 LAST_WORDS = 3.0  # from a panic's first line to the end of its trace
 
 
@@ -98,7 +99,6 @@ class Run:
             },
             "accelerator": self.machine.accelerator,
             "cpus": self.machine.cpus,
-            "memory": self.machine.memory,
             "quiet_boot": self.quiet_boot,
             "silence": self.silence,
         }
@@ -129,7 +129,6 @@ class Run:
             ),
             accelerator=data["accelerator"],
             cpus=data["cpus"],
-            memory=data["memory"],
         )
         return cls(
             folder=folder,
@@ -202,10 +201,10 @@ class Watch:
     def _events(self) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(FileNotFoundError), self._link.open("rb") as file:
             file.seek(self._read)
-            data = file.read()
+            data = file.read(EVENTS_A_STEP)
             whole = data.rpartition(b"\n")[0]
-            if whole:
-                self._read += len(whole) + 1
+            if whole or len(data) == EVENTS_A_STEP:
+                self._read += len(whole) + 1 if whole else len(data)
             for line in whole.splitlines():
                 with contextlib.suppress(ValueError):
                     yield json.loads(line)
@@ -227,7 +226,7 @@ class Watch:
 
     def step(self) -> tuple[Kind, str] | None:
         """Wait a moment for news; the verdict once there is one."""
-        for _ in range(LINES_A_STEP):
+        for _ in range(READS_A_STEP):
             if not self._console.read(0.25):
                 break
         self._take_in()
@@ -356,6 +355,11 @@ def main(words: Sequence[str]) -> int:
         return 1
     except WorkspaceError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not says_no_room(error):
+            raise
+        print(f"there is no room for what a guest leaves in {words[0]} ({error.strerror}).", file=sys.stderr)
         return 1
     return 0 if verdict.kind is Kind.DONE else 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from workspace import accelerator, machine, mutants, storage, vmtest
+from workspace import accelerator, kconfig, machine, mutants, storage, vmtest
 from workspace.kernel import Kernel
 from workspace.machine import Machine
 from workspace.mutants import NONE, Mutant, join, split
@@ -24,6 +24,7 @@ from workspace.promises import Promises
 from workspace.results import GREEN, Results, Test
 from workspace.schedule import Schedule
 from workspace.settings import Paths
+from workspace.splat import ALLOWED, Exceptions
 from workspace.vmtest import Guests, Options
 
 FILE = "mutants.json"
@@ -230,7 +231,9 @@ def run(
         # Each mutant may take a guest down, and then some.
         words += vmtest.in_guests(guest_run, guests, crashes=len(chosen) + vmtest.MAX_CRASHES)
         say(f"Mutants: {len(chosen)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
-        hunt = Hunt(options, scores.results, promises, guest_run, scores=scores)
+        flavours = tuple(kconfig.flavours(paths.kconfig))
+        exceptions = Exceptions.load(paths.vmtests / ALLOWED)
+        hunt = Hunt(options, scores.results, promises, guest_run, exceptions, flavours, scores=scores)
         # What pytest and xdist print is about failures, which are wanted here.
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = _verdict(scores, int(pytest.main(words, plugins=[hunt])))

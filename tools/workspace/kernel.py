@@ -24,6 +24,7 @@ _IMAGE = "arch/x86/boot/bzImage"
 _STAMP, _AT_WORK = "workspace-kernel.json", "workspace-building"
 _STEP = re.compile(r"  [A-Z][A-Z0-9_+-]*(?: \[[A-Z]\])? +\S")  # "  CC      fs/proc/base.o"
 _ERROR = re.compile(r": (?:fatal )?error: |: undefined reference to |^\S*ld: |: Error: |^ERROR: ")
+_SCARCE = 64 << 20  # bytes: with less, a failed build is suspected to have failed for want of it
 _TORN = 10.0  # seconds: far longer than any object takes to be written
 
 
@@ -41,10 +42,19 @@ class Kernel:
         """The .config that it was built with."""
         return self.folder / ".config"
 
+    def has(self, option: str) -> bool:
+        """Whether it was built with ``option`` (CONFIG_NAME)."""
+        return f"{option}=y" in self.config.read_text().splitlines()
+
     @property
     def image(self) -> Path:
         """What is booted."""
         return self.folder / _IMAGE
+
+    @property
+    def headers(self) -> Path:
+        """Its headers for programs: what ``make headers_install`` installs."""
+        return self.folder / "usr/include"
 
 
 def folder(paths: Paths, tree: Tree, flavour: str) -> Path:
@@ -163,20 +173,31 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
 
         finished = command.follow(
             # Whole recipes at a time, so that the messages of two compilers never mix.
-            kbuild.words(f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target", "bzImage"),
+            kbuild.words(f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target", "bzImage", "headers"),
             log=log,
             env=kbuild.environment(),
             on_line=on_line,
         )
-    marker.unlink()
+    full = "" if finished.code == 0 else _full(kbuild)
+    # What a full disk cut short may look finished, as what a killed build left.
+    if not full:
+        marker.unlink()
     if finished.code != 0:
-        head = f"the kernel (flavour {flavour.name}) does not build; whole log: {log}"
+        head = f"the kernel (flavour {flavour.name}) does not build{full}; whole log: {log}"
         raise WorkspaceError("\n    ".join([head, *failures.shown(finished.out)]))
+
+
+def _full(kbuild: Kbuild) -> str:
+    """Whether a disk is full, which the compiler says in its own way, and ccache not at all."""
+    for place in (kbuild.objects, Path(kbuild.extra.get("CCACHE_DIR", kbuild.objects))):
+        if place.exists() and shutil.disk_usage(place).free < _SCARCE:
+            return f", and {place} has less than {_SCARCE >> 20} MiB of room left: make some, and run again"
+    return ""
 
 
 def _steps(objects: Path, flavour: Flavour) -> int | None:
     """About how many steps are to come in a first build; None if most is done or nothing is known."""
-    if flavour.steps is None:
+    if flavour.steps is None or (objects / "vmlinux").exists():
         return None
     left = flavour.steps - sum(1 for _ in objects.rglob("*.o"))
     return left if left > flavour.steps // 10 else None

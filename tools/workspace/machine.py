@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workspace import command, storage
+from workspace.deadline import Deadline
 from workspace.errors import WorkspaceError
 from workspace.kernel import Kernel
 
@@ -25,7 +28,8 @@ WATCHFUL = (
     "hung_task_panic=1",
     # The marks that tell tests apart in the kernel log are not to be rate limited.
     "printk.devkmsg=on",
-    "loglevel=7",
+    # Down to the lowest level: it is there that lockdep says that it gives up.
+    "loglevel=8",
     # Room for everything that is printed between two tests: a scan that lost lines fails.
     "log_buf_len=4M",
 )
@@ -34,6 +38,8 @@ _CACHED_ROOT = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,
 # As `vng` does: throw-away overlays, so that nothing a guest writes reaches the host.
 _OVERLAYS = ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")
 _UDEV = ("/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/usr/bin/udevd", "/sbin/udevd")
+
+_DYING = 10.0  # seconds that a killed process may take to be gone, its memory given back
 
 # How much slower than the hardware the same work may be, generously: these only stretch deadlines.
 _SLOWER = {"kvm": 1.0, "tcg": 6.0}
@@ -75,17 +81,17 @@ class Machine:
     kernel: Kernel
     accelerator: str
     cpus: int = 2
-    memory: str = "2G"
+
+    @property
+    def memory(self) -> str:
+        """As QEMU takes it: KASAN's shadow, red zones and quarantine, and kmemleak's records want twice as much."""
+        return "4G" if self.kernel.has("CONFIG_KASAN") else "2G"
 
     @property
     def slowness(self) -> float:
         """Factor for every deadline: the accelerator's times that of the config's debug options."""
-        factor = _SLOWER[self.accelerator]
-        enabled = set(self.kernel.config.read_text().splitlines())
-        for option, slower in _SLOWER_OPTIONS.items():
-            if f"{option}=y" in enabled:
-                factor *= slower
-        return factor
+        slower = (factor for option, factor in _SLOWER_OPTIONS.items() if self.kernel.has(option))
+        return math.prod(slower, start=_SLOWER[self.accelerator])
 
     def words(
         self,
@@ -205,6 +211,10 @@ class Record:
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        deadline = Deadline(_DYING)
+        # Orphans are reaped by nobody whom we could ask.
+        while self.members() and not deadline.expired:
+            time.sleep(0.01)
         return len(members)
 
 
@@ -282,10 +292,14 @@ def powered(
         text=False,
     ) as process:
         leader = Process.of(process.pid)
+        record = None
         if owner is not None and leader is not None:
-            Record(name, owner, leader, host_boot()).write(folder)
+            record = Record(name, owner, leader, host_boot())
+            record.write(folder)
         try:
             yield process
         finally:
             # The leader may be gone while QEMU is not: the group is ended, whoever is left of it.
             command.end_group(process, grace=1.0)
+            if record is not None:
+                record.end()

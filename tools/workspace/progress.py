@@ -51,5 +51,5 @@ class Progress:
             self._bar.update(amount)
         elif time.monotonic() - self._said >= QUIET_INTERVAL:
             self._said = time.monotonic()
-            share = f" ({100 * self.done // self.total} %)" if self.total else ""
+            share = f" ({100 * self.done // self.total} %)" if self.total and self.done <= self.total else ""
             say(f"  {self.what}: {self.done} {self.unit}{share}")

@@ -14,6 +14,7 @@ from workspace.errors import WorkspaceError
 MARKERS = (
     "promise(*ids): the promises of vmtests/promises.toml that the test holds",
     "deadline(seconds): time for each phase of the test on the hardware; stretched for slower guests (10)",
+    "flavour(*names): the flavours of kconfig/flavours.toml that the test is for; without it, all of them",
     "host: a test that runs on the host and drives a guest of its own",
 )
 

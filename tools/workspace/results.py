@@ -44,6 +44,7 @@ class Results:
     task_diag: bool
     tests: dict[str, Test] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    other_flavours: set[str] = field(default_factory=set)
     code: int | None = None
     _suites: list[ET.Element] = field(default_factory=list)
 
@@ -87,6 +88,10 @@ class Results:
         """A file whose tests could not be collected."""
         self.tests[nodeid] = Test(outcome="failed", note=why.splitlines()[-1] if why else "")
 
+    def add_end(self, guest: str, found: str) -> None:
+        """What was wrong with a guest after its last test."""
+        self.complaints.append(f"{guest}, after its last test: {found.strip()}")
+
     def add_junit(self, path: Path) -> None:
         """Take in the test suites of one of pytest's own files, if it got so far."""
         with contextlib.suppress(OSError, ET.ParseError):
@@ -107,16 +112,17 @@ class Results:
         """The run's exit code; ``promises`` if the whole suite ran, and so has to hold them all."""
         ran = [test for test in self.tests.values() if test.outcome != "skipped"]
         self.code = next((code for code in sorted(codes, reverse=True) if code), 0)
-        if any(test.outcome not in GREEN for test in ran):
+        if self.complaints or any(test.outcome not in GREEN for test in ran):
             self.code = self.code or int(pytest.ExitCode.TESTS_FAILED)
         if not ran and self.code == 0:
             self.complaints.append("no test ran, so nothing was tested")
             self.code = int(pytest.ExitCode.NO_TESTS_COLLECTED)
-        if promises is not None and self.task_diag:
+        # What an interrupted run did not get to is not missing.
+        if promises is not None and self.task_diag and self.code != pytest.ExitCode.INTERRUPTED:
             unheld = promises.unheld(self.held)
             if unheld:
                 self.complaints.append(
-                    f"{len(unheld)} promises that the series makes have no test that passed: {', '.join(unheld)}"
+                    f"of the promises that the series makes, no test that passed holds {', '.join(unheld)}"
                 )
                 self.code = self.code or int(pytest.ExitCode.TESTS_FAILED)
         for complaint in self.complaints:
@@ -148,6 +154,7 @@ class Results:
                 }
                 for nodeid, test in sorted(self.tests.items())
             ],
+            "other_flavours": sorted(self.other_flavours),
             "promises": {name: held.get(name, []) for name in promises.by_id},
         }
         storage.write_whole(self.folder / "results.json", json.dumps(data, indent=1) + "\n")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from workspace import storage, tree
+from workspace import archive, storage, tree
 from workspace.command import Finished
 from workspace.errors import WorkspaceError
 from workspace.git import NAME, Repository
@@ -99,6 +99,7 @@ def commits(repository: Repository, base: str, series: Series) -> str:
             scratch = borrowing(repository, room, base)
             write_only(scratch, series.touched)
             commit = am(scratch, series)
+            _require_harmless(scratch, base, commit)
             repository.check("fetch", "--quiet", "--no-tags", room, commit)
         repository.check("update-ref", applied, commit)
     return commit
@@ -139,6 +140,19 @@ def _unmergeable(scratch: Repository, finished: Finished, patch: str) -> str:
     if places:
         return f"{patch} conflicts with the series in {', '.join(places)}: {how}"
     return f"{_failure(finished, patch).partition(': rebase')[0].rstrip('.')}: {how}"
+
+
+def _require_harmless(scratch: Repository, base: str, commit: str) -> None:
+    """Refuse what git takes and a kernel tree has not: whatever reads the tree would follow it elsewhere."""
+    changes = scratch.check("diff-tree", "-r", "-z", "--no-renames", base, commit).split("\0")
+    for told, path in zip(changes[::2], changes[1::2], strict=False):
+        _, mode, _, blob, _ = told.split()
+        if mode == "160000":
+            raise WorkspaceError(f"the series makes {path} a repository of its own: drop that from its patch.")
+        if mode == "120000" and archive.leads_out(path, goal := scratch.check("cat-file", "blob", blob)):
+            raise WorkspaceError(
+                f"the series makes {path} a link that leads out of the tree, to {goal!r}: drop that from its patch."
+            )
 
 
 def borrowing(repository: Repository, room: Path, commit: str) -> Repository:

@@ -99,6 +99,7 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
                 f"another run in this clone holds {what} (process {owner}): wait for it to end, or end it."
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        # The lock holds without it, also where there is no room for it.
+        with contextlib.suppress(OSError):
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield

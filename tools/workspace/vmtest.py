@@ -10,7 +10,7 @@ import shlex
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +19,18 @@ from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, machine, shell, storage
+from workspace import accelerator, boot, kconfig, kmemleak, machine, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
 from workspace.kernel import Kernel
 from workspace.machine import Machine
+from workspace.progress import say
 from workspace.promises import MARKERS, Promises
 from workspace.results import Results
 from workspace.settings import Paths
-from workspace.worker import ON_HOST, Rounds
+from workspace.splat import ALLOWED, Exceptions
+from workspace.worker import ON_HOST, Rounds, drop_other_flavours, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
@@ -87,8 +89,11 @@ class Host:
     results: Results
     promises: Promises
     run: Run
+    exceptions: Exceptions
+    flavours: tuple[str, ...]
     whole: bool = False
     stops: bool = False
+    stopped: bool = False
     _config: pytest.Config = field(init=False, repr=False)
 
     @pytest.hookimpl(tryfirst=True)
@@ -104,8 +109,10 @@ class Host:
             config.getoption(name, None) for name in chosen
         )
 
-    def pytest_keyboard_interrupt(self) -> None:
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """End the guests first: without them everything else that has to be undone is quick."""
+        # With workers, pytest stops at a failure by a kind of KeyboardInterrupt, too.
+        self.stopped = type(excinfo.value) is not KeyboardInterrupt
         # Cleaning up takes a second; a second ^C must not stop half of it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         machine.end_guests(self.run.folder)
@@ -172,9 +179,23 @@ class Guests(Host):
         node.workerinput["workspace_nonce"] = self.run.nonce
         node.workerinput["workspace_build_id"] = self.run.machine.kernel.build_id
         node.workerinput["workspace_guest"] = f"guest-{self._names[node.gateway.id][0]}"
+        node.workerinput["workspace_flavour"] = self.run.machine.kernel.flavour
+        node.workerinput["workspace_flavours"] = self.flavours
+        node.workerinput["workspace_leaks"] = self.run.machine.kernel.has(kmemleak.OPTION)
         node.workerinput["workspace_slowness"] = self.run.machine.slowness
+        node.workerinput["workspace_headers"] = str(self.run.machine.kernel.headers)
         node.workerinput["workspace_keep"] = self.options.keep_guest
         node.workerinput["workspace_rounds"] = self.options.rounds
+
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A guest that ended well says what it found at its end; one that did not was a failure already."""
+        told = getattr(node, "workeroutput", None)
+        if told is None or error is not None:
+            return
+        self.results.other_flavours.update(told.get("workspace_other_flavours", ()))
+        found = told.get("workspace_end", "nobody looked whether all was well")
+        if found:
+            self.results.add_end(f"guest-{self._names[node.gateway.id][0]}", found)
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A test that took its guest down: say how, with the console's last lines."""
@@ -234,6 +255,14 @@ class Boots(Host):
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item not in dropped]
+        self.results.other_flavours.update(drop_other_flavours(items, self.run.machine.kernel.flavour, self.flavours))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Tell the kinds of failure apart."""
+        return name_outcome((yield), call)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -246,7 +275,7 @@ class Boots(Host):
         self.promises.require_known(item)
 
     @pytest.fixture
-    def guest(self, request: pytest.FixtureRequest) -> Booted:
+    def guest(self, request: pytest.FixtureRequest) -> Iterator[Booted]:
         """A guest that was reached: the last test's, if it survived that; boots take long."""
         if self._guest is None or not self._guest.alive:
             self._power.close()
@@ -257,6 +286,7 @@ class Boots(Host):
                     self.run.folder / number,
                     name=f"{self.run.nonce}.{number}",
                     log=self.run.consoles / f"{number}.log",
+                    exceptions=self.exceptions,
                 )
             )
         request.node.user_properties += [
@@ -264,7 +294,8 @@ class Boots(Host):
             ("guest_boot_id", self._guest.boot_id),
             ("kernel_build_id", self.run.machine.kernel.build_id),
         ]
-        return self._guest
+        yield self._guest
+        self._guest.check()
 
     def pytest_sessionfinish(self) -> None:
         """The last guest ends with the tests."""
@@ -318,16 +349,24 @@ def run(
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
     promises = Promises.load(paths.vmtests / "promises.toml")
     before = Path.cwd()
+    exceptions = Exceptions.load(paths.vmtests / ALLOWED)
+    flavours = tuple(kconfig.flavours(paths.kconfig))
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
         outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
         stack.callback(outcome.write, promises)
-        code = _sessions(stack.enter_context(begun(vm, paths, paths.results / "consoles")), options, outcome, promises)
+        guests = stack.enter_context(begun(vm, paths, paths.results / "consoles"))
+
+        def host(kind: type[Host]) -> Host:
+            return kind(options, outcome, promises, guests, exceptions, flavours)
+
+        code = _sessions(host, guests, options, outcome, promises)
         if options.junitxml is not None:
             outcome.write(promises)
             target = before / options.junitxml
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(paths.results / "junit.xml", target)
+    say(f"Results: {paths.results} (junit.xml, results.json, consoles/, configs/).")
     return code
 
 
@@ -349,12 +388,14 @@ def in_guests(run: Run, guests: int, *, crashes: int) -> list[str]:
     return ["--dist", "load", "--tx", tx, "--max-worker-restart", str(crashes)]
 
 
-def _sessions(run: Run, options: Options, outcome: Results, promises: Promises) -> int:
+def _sessions(
+    host_of: Callable[[type[Host]], Host], run: Run, options: Options, outcome: Results, promises: Promises
+) -> int:
     codes = []
     whole = True
-    hosts: list[tuple[Host, list[str]]] = [(Boots(options, outcome, promises, run), ["-p", "no:xdist"])]
+    hosts: list[tuple[Host, list[str]]] = [(host_of(Boots), ["-p", "no:xdist"])]
     if outcome.task_diag:
-        hosts.append((Guests(options, outcome, promises, run), in_guests(run, options.guests, crashes=MAX_CRASHES)))
+        hosts.append((host_of(Guests), in_guests(run, options.guests, crashes=MAX_CRASHES)))
     for host, extra in hosts:
         with tempfile.TemporaryDirectory(prefix="junit", dir=run.folder) as scratch:
             junit = Path(scratch) / "junit.xml"
@@ -368,10 +409,13 @@ def _sessions(run: Run, options: Options, outcome: Results, promises: Promises) 
                 *options.pytest,
             ]
             code = int(pytest.main(words, plugins=[host]))
+            if code == pytest.ExitCode.INTERRUPTED and host.stopped:
+                code = int(pytest.ExitCode.TESTS_FAILED)
             outcome.add_junit(junit)
         whole = whole and host.whole
-        if code != pytest.ExitCode.NO_TESTS_COLLECTED:
-            codes.append(code)
+        if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+            continue
+        codes.append(code)
         if code == pytest.ExitCode.INTERRUPTED or (code and host.stops):
             break
     return outcome.verdict(codes, promises if whole else None)

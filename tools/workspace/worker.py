@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,14 +25,16 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
+from workspace import kmemleak
 from workspace.guest import LINK, SHELL
 from workspace.promises import Promises
-from workspace.splat import splats
+from workspace.splat import NONE, Exceptions, Record, TaintedError, splats
 from workspace.switch import Switch
 
 PORTS = Path("/dev/virtio-ports")
 BEAT = 1.0  # seconds between two signs of life
 DEADLINE = 10.0  # seconds for a test on the hardware, unless it says otherwise
+END = 30.0  # seconds on the hardware for what is looked at after the last test
 GRACE = 5.0  # from the moment a test is told to end until its guest is given up
 # A number that no program under test uses. SIGALRM is left to the tests, which interrupt reads with it.
 _TOLD = signal.SIGRTMAX - 3
@@ -43,10 +45,6 @@ ON_HOST = pytest.StashKey[bool]()  # set where pytest only hands tests out, or d
 
 class TimedOutError(Exception):
     """Raised in a test that passed its deadline."""
-
-
-class TaintedError(Exception):
-    """The kernel complained while a test ran, or its log could not be read to see whether it did."""
 
 
 def build_id(notes: bytes) -> str:
@@ -78,39 +76,70 @@ def outside(workerinput: dict[str, Any] | None) -> str | None:
 
 
 class Log:
-    """/dev/kmsg: what the kernel said since it was last asked, and a way to write into it."""
+    """/dev/kmsg: what the kernel said since it was last asked, and a way to write into it.
 
-    def __init__(self) -> None:
-        self._reader = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._writer = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+    A log that cannot be read, or that lost a line, taints as a complaint does: nothing can be said of the kernel.
+    """
+
+    def __init__(self, exceptions: Exceptions = NONE, *, path: Path = Path("/dev/kmsg")) -> None:
+        self._exceptions = exceptions
+        self._next = 0
+        self._taints = 0  # as at the start of the log, which is read from there
+        self._reader = self._writer = -1
+        self._closed = ""
+        try:
+            self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self._closed = f"the kernel log {path} cannot be opened ({error.strerror})"
 
     def mark(self, text: str) -> None:
         """Leave a line, so that the kernel's own ones can be told by test."""
-        os.write(self._writer, f"<5>vmtest: {text}"[:900].encode())
+        with contextlib.suppress(OSError):
+            os.write(self._writer, f"<5>vmtest: {text}"[:900].encode())
 
     def news(self) -> list[str]:
         """The kernel's messages since the last call; programs' own lines in the log are left out."""
+        if self._closed:
+            raise TaintedError(f"{self._closed}: it cannot be said that nothing was in it")
         messages: list[str] = []
+        lost = False
         while True:
             try:
-                record = os.read(self._reader, 8192).decode(errors="replace")
+                record = Record.parse(os.read(self._reader, 8192))
             except BlockingIOError:
-                return messages
+                break
             except OSError as error:
-                if error.errno == errno.EPIPE:
-                    raise TaintedError("the kernel log overflowed: it cannot be said that nothing was in it") from error
-                raise
-            head, _, text = record.partition(";")
-            facility = int(head.split(",")[0]) >> 3
-            if facility == 0:
-                messages.append(text.split("\n", 1)[0])
+                if error.errno != errno.EPIPE:
+                    raise TaintedError(f"the kernel log cannot be read ({error.strerror})") from error
+                lost = True
+                continue
+            # A log that is opened after it overflowed says so by this alone.
+            lost = lost or record.number != self._next
+            self._next = record.number + 1
+            if record.facility == 0:
+                messages += record.lines
+        if lost:
+            head = "the kernel log lost lines: it cannot be said that nothing was in it"
+            raise TaintedError("\n".join([head, *messages[-60:]]))
+        return messages
 
     def check(self) -> None:
         """Raise if the kernel complained since the last call."""
         messages = self.news()
-        found = splats(messages)
-        if found:
+        before, self._taints = self._taints, _taints()
+        if splats(messages, self._exceptions):
             raise TaintedError("the kernel complained:\n" + "\n".join(messages[-60:]))
+        if self._taints & ~before and not splats(messages):
+            raise TaintedError(
+                f"the kernel is tainted now ({before:#x} became {self._taints:#x}), and said nothing that is on the "
+                "list of complaints:\n" + "\n".join(messages[-60:])
+            )
+
+
+def _taints() -> int:
+    """The kernel's own marks for what went wrong since it booted (Documentation/admin-guide/tainted-kernels.rst)."""
+    return int(Path("/proc/sys/kernel/tainted").read_text())
 
 
 class Link:
@@ -246,7 +275,7 @@ class Rounds:
             last = number == self.rounds
             # A fresh start for the item, as for its first run.
             item._initrequest()  # type: ignore[attr-defined]
-            reports = runtestprotocol(item, log=False, nextitem=nextitem if last else item)
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
             if last or not all(report.passed for report in reports):
                 for report in reports:
                     self._log(item, report)
@@ -270,11 +299,41 @@ class Rounds:
         item.ihook.pytest_runtest_logreport(report=report)
 
 
+def name_outcome(report: pytest.TestReport, call: pytest.CallInfo[None]) -> pytest.TestReport:
+    """Tell the kinds of failure apart in what is recorded."""
+    if call.excinfo is not None:
+        for kind, name in ((TimedOutError, "timed out"), (TaintedError, "tainted")):
+            if isinstance(call.excinfo.value, kind):
+                report.user_properties = [*report.user_properties, ("outcome", name)]
+                report.longrepr = str(call.excinfo.value) if kind is TaintedError else report.longrepr
+    return report
+
+
+def _output(config: pytest.Config) -> dict[str, Any]:
+    """What the host is told when this worker ends."""
+    output: dict[str, Any] = getattr(config, "workeroutput", {})
+    return output
+
+
+def drop_other_flavours(items: list[pytest.Item], flavour: str, known: Sequence[str]) -> list[str]:
+    """Take the tests for other flavours out of ``items``; give their ids. A flavour that does not exist is an error."""
+    others = []
+    for item in items[:]:
+        wanted = {str(name) for marker in item.iter_markers("flavour") for name in marker.args}
+        if unknown := wanted.difference(known):
+            raise pytest.UsageError(f"{item.nodeid} is for the flavour {min(unknown)}; there are {', '.join(known)}.")
+        if wanted and flavour not in wanted:
+            others.append(item.nodeid)
+            items.remove(item)
+    return others
+
+
 class Worker:
     """The plugin."""
 
-    def __init__(self, config: pytest.Config, promises: Promises) -> None:
+    def __init__(self, config: pytest.Config, promises: Promises, exceptions: Exceptions) -> None:
         self._promises = promises
+        self._exceptions = exceptions
         self._input: dict[str, Any] | None = getattr(config, "workerinput", None)
         self._outside = outside(self._input)
         self._keep = False
@@ -286,7 +345,8 @@ class Worker:
     def _enter(self, config: pytest.Config, told: dict[str, Any]) -> None:
         self._keep = told["workspace_keep"]
         self._slowness = told["workspace_slowness"]
-        self._log = Log()
+        self._log = Log(self._exceptions)
+        self._leaks = told["workspace_leaks"]
         self._link = Link()
         self._monitor = Monitor(self._link, self._log)
         self._monitor.start()
@@ -301,11 +361,11 @@ class Worker:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tests that are not for a guest are left to the run's other half."""
-        if self._outside is None:
-            dropped = [item for item in items if item.get_closest_marker("host") is not None]
-            if dropped:
-                config.hook.pytest_deselected(items=dropped)
-                items[:] = [item for item in items if item not in dropped]
+        if self._outside is None and self._input is not None:
+            items[:] = [item for item in items if item.get_closest_marker("host") is None]
+            told = self._input
+            others = drop_other_flavours(items, told["workspace_flavour"], told["workspace_flavours"])
+            _output(config)["workspace_other_flavours"] = others
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -348,26 +408,39 @@ class Worker:
     @contextlib.contextmanager
     def _held(self, item: pytest.Item) -> Generator[None, None, None]:
         marker = item.get_closest_marker("deadline")
-        limit = (float(marker.args[0]) if marker else DEADLINE) * self._slowness
-        self._monitor.arm(item.nodeid, limit, self._slowness)
+        with self._timed(item.nodeid, (float(marker.args[0]) if marker else DEADLINE) * self._slowness):
+            yield
+        self._log.check()
+
+    @contextlib.contextmanager
+    def _timed(self, what: str, limit: float) -> Generator[None, None, None]:
+        self._monitor.arm(what, limit, self._slowness)
         try:
             yield
         finally:
             self._monitor.disarm()
-        self._log.check()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tell the kinds of failure apart in what the host records."""
-        report = yield
-        if call.excinfo is not None:
-            for kind, name in ((TimedOutError, "timed out"), (TaintedError, "tainted")):
-                if isinstance(call.excinfo.value, kind):
-                    report.user_properties = [*report.user_properties, ("outcome", name)]
-                    report.longrepr = str(call.excinfo.value) if kind is TaintedError else report.longrepr
-        return report
+        return name_outcome((yield), call)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """What shows only after the last test: memory that was leaked, and the kernel's last words."""
+        if self._outside is not None:
+            return
+        found = ""
+        try:
+            with self._timed("the end of the run", END * self._slowness):
+                found = kmemleak.leaks() if self._leaks else ""
+            if not found:
+                self._log.check()
+        except (TaintedError, TimedOutError) as error:
+            found = str(error)
+        _output(session.config)["workspace_end"] = found
 
     def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
         """``--keep-guest``: a shell, with the failed test's fixtures still alive."""

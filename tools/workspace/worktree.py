@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workspace import mutants, storage
 from workspace import series as series_module
-from workspace.errors import WorkspaceError
+from workspace.errors import WorkspaceError, tells_of_no_room
 from workspace.git import Repository
 from workspace.progress import say
 from workspace.series import Series
@@ -74,6 +74,15 @@ def edit(paths: Paths, base: Tree, series: Series) -> str:
     Raises:
         WorkspaceError: the worktree there holds work that is not in ``patches/``; it stays as it is.
     """
+    with _held(paths):
+        return _edit(paths, base, series)
+
+
+def _held(paths: Paths) -> contextlib.AbstractContextManager[None]:
+    return storage.locked(paths.build / "worktree.lock", what=f"{paths.worktree} and {paths.patches}")
+
+
+def _edit(paths: Paths, base: Tree, series: Series) -> str:
     commit = series_module.commits(base.repository, base.base, series)
     path = paths.worktree
     common = _common(commit, series.description)
@@ -124,7 +133,12 @@ def edit_mutants(paths: Paths, base: Tree, series: Series) -> str:
 
     What conflicts with the series is left for the developer to mend, as `git am` leaves it.
     """
-    told = edit(paths, base, series)
+    with _held(paths):
+        return _edit_mutants(paths, base, series)
+
+
+def _edit_mutants(paths: Paths, base: Tree, series: Series) -> str:
+    told = _edit(paths, base, series)
     worktree = _worktree(paths)
     tip = worktree.commit(f"refs/heads/{MUTANTS}")
     if tip is not None and tip != _recorded(worktree, MUTANTS_COMMIT):
@@ -159,6 +173,11 @@ def export(paths: Paths, settings: Settings, *, overwrite: bool = False) -> str:
         WorkspaceError: the worktree is not clean, its history is no series, or a commit does not survive the
             trip through a patch; ``patches/`` is as it was.
     """
+    with _held(paths):
+        return _export(paths, settings, overwrite)
+
+
+def _export(paths: Paths, settings: Settings, overwrite: bool) -> str:
     worktree = _worktree(paths)
     if _branch(worktree) == MUTANTS:
         return _export_mutants(paths, worktree)
@@ -239,6 +258,11 @@ def snapshot(paths: Paths, base: Tree) -> str:
     Neither the worktree nor its index changes; in ``base`` only files that differ are written. Files that its
     .gitignore names are left out. The same content gives the same id.
     """
+    with _held(paths):
+        return _snapshot(paths, base)
+
+
+def _snapshot(paths: Paths, base: Tree) -> str:
     worktree = _worktree(paths)
     index = Path(worktree.check("rev-parse", "--path-format=absolute", "--git-path", "index"))
     with storage.scratch_folder(paths.build, "index") as room:
@@ -354,9 +378,12 @@ def _rewrite(scratch: Repository, base: str, commits: list[_Commit]) -> str:
 def _try(scratch: Repository, base: str, head: str, written: Series, commits: list[_Commit]) -> None:
     """Apply what was written, which has to give the same commits again."""
     scratch.check("reset", "--quiet", "--hard", base)
-    with contextlib.suppress(WorkspaceError):
+    try:
         if series_module.am(scratch, written) == head:
             return
+    except WorkspaceError as error:
+        if tells_of_no_room(str(error)):
+            raise
     wanted, found = (scratch.check("rev-list", "--reverse", f"{base}..{end}").split() for end in (head, "HEAD"))
     first = next(commit for commit, a, b in itertools.zip_longest(commits, wanted, found[: len(wanted)]) if a != b)
     raise WorkspaceError(
