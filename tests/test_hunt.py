@@ -259,6 +259,7 @@ class Clone:
         (self.path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = ["-ra"]\n')
         self._parameter, self._log = folder / "parameter", folder / "log"
         shutil.copy(ROOT / "vmtests/promises.toml", self.vmtests)
+        shutil.copytree(ROOT / "kconfig", self.path / "kconfig")
         (self.vmtests / "conftest.py").write_text(CONFTEST.format(parameter=str(self._parameter)))
         (self.vmtests / "mutants.toml").write_text(TABLE)
         (self.vmtests / "mutants.patch").write_text(PATCH)

@@ -181,6 +181,9 @@ class Hunt(Guests):
         breaks = {name: list(mutant.breaks) for name, mutant in self.scores.mutants.items()}
         node.workerinput["workspace_breaks"] = breaks  # type: ignore[attr-defined]
 
+    def pytest_testnodedown(self, node: object, error: object) -> None:
+        """What a guest finds at its end may be what a mutant left: nothing is learned from it."""
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep score; of a failure without a mutant say why."""
         super().pytest_runtest_logreport(report)
