@@ -18,6 +18,7 @@ from stand_in import kernel
 from workspace.hunt import Scores
 from workspace.mutants import Mutant
 from workspace.results import Results
+from workspace.splat import ALLOWED
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = {
@@ -258,7 +259,8 @@ class Clone:
         self.vmtests.mkdir(parents=True)
         (self.path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = ["-ra"]\n')
         self._parameter, self._log = folder / "parameter", folder / "log"
-        shutil.copy(ROOT / "vmtests/promises.toml", self.vmtests)
+        for name in ("promises.toml", ALLOWED):
+            shutil.copy(ROOT / "vmtests" / name, self.vmtests)
         shutil.copytree(ROOT / "kconfig", self.path / "kconfig")
         (self.vmtests / "conftest.py").write_text(CONFTEST.format(parameter=str(self._parameter)))
         (self.vmtests / "mutants.toml").write_text(TABLE)
