@@ -48,6 +48,12 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Switch defects on, one at a time, and see that the vmtests notice: [--only NAME[,NAME]] [-n N] [--accel]."""
+    python(session, "-m", "workspace", "mutants", *session.posargs)
+
+
+@nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Build, boot, and print the guest's tasks as /proc/task-diag tells them. Takes build's options."""
     python(session, "-m", "workspace", "demo", *session.posargs)
@@ -61,7 +67,7 @@ def shell(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def edit(session: nox.Session) -> None:
-    """Give a git worktree, linux/, with the series as commits on its base: [--tree PATH]."""
+    """Give a git worktree, linux/, with the series as commits on its base: [--tree PATH] [--mutants]."""
     python(session, "-m", "workspace", "edit", *session.posargs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -495,6 +496,146 @@ def test_the_developers_own_git_works_in_the_worktree(paths: Paths, developed: R
     for words in (["status", "--short"], [*who, "commit", "--allow-empty", "-qm", "x"], ["fsck", "--no-dangling"]):
         subprocess.run(["git", *words], cwd=developed.path, env=env, check=True, capture_output=True)
     assert '("x") changes nothing' in refused(paths)
+
+
+# --- the mutants, which go on top of the series
+
+
+MUTATED = "int task_diag;\r\nint x;\nint mutant;\n"
+
+
+@pytest.fixture
+def mutants(paths: Paths, base: Tree, developed: Repository) -> Path:
+    """A patch of mutants that was made on the worktree, exported, and the worktree as before."""
+    patch = paths.vmtests / "mutants.patch"
+    patch.parent.mkdir()
+    developed.check("checkout", "--quiet", "-b", worktree.MUTANTS)
+    (developed.path / "fs/proc/task_diag.c").write_text(MUTATED)
+    base_c = developed.path / "fs/proc/base.c"
+    base_c.write_text(base_c.read_text().replace("line_30;", "line_30, mutant;"))
+    small_kernel.commit(developed, "proc: Mutants", date=1_700_000_600)
+    assert worktree.export(paths, SETTINGS) == "exported: vmtests/mutants.patch."
+    developed.check("checkout", "--quiet", worktree.BRANCH)
+    assert base.base == developed.commit(worktree.BASE)
+    return patch
+
+
+def test_the_mutants_are_exported_by_the_series_author(mutants: Path, paths: Paths, developed: Repository) -> None:
+    text = mutants.read_bytes().decode()
+    head, _, rest = text.partition("\n\n")
+    assert head.splitlines()[1:] == [
+        "From: task_diag series <task-diag@localhost>",
+        "Date: Wed, 15 Nov 2023 00:23:20 +0200",
+        "Subject: [PATCH] proc: Mutants",
+    ]
+    assert "+int mutant;\n" in rest and "task_diag.c b/fs/proc" in rest
+    assert not list(paths.patches.glob("*utant*"))
+    assert worktree.export(paths, SETTINGS) == "nothing to export: patches/ is up to date."
+    developed.check("checkout", "--quiet", worktree.MUTANTS)
+    assert worktree.export(paths, SETTINGS) == "nothing to export: vmtests/mutants.patch is up to date."
+
+
+def test_export_merges_the_mutants_with_what_changed(mutants: Path, paths: Paths, developed: Repository) -> None:
+    before = mutants.read_text()
+    base_c = developed.path / "fs/proc/base.c"
+    base_c.write_text("int line_0;\n" + base_c.read_text())
+    small_kernel.commit(developed, "proc: Another line", date=1_700_000_700)
+    told = worktree.export(paths, SETTINGS)
+    assert told.startswith("exported: 0000-cover-letter.patch, ")
+    assert told.endswith("0003-proc-Another-line.patch, vmtests/mutants.patch.")
+    after = mutants.read_text()
+    assert after != before
+    assert "@@ -28,7 +28,7 @@" in after and "@@ -27,7 +27,7 @@" in before
+    assert after.partition("\n---\n")[0] == before.partition("\n---\n")[0]
+    # Of the new state, and to the byte: git needs no merge.
+    developed.check("apply", "--check", mutants)
+
+
+def test_export_leaves_mutants_alone_that_the_change_does_not_concern(
+    mutants: Path, paths: Paths, developed: Repository
+) -> None:
+    before = mutants.read_text()
+    (developed.path / "kernel/clone.c").write_text("int another;\n")
+    small_kernel.commit(developed, "proc: Elsewhere", date=1_700_000_700)
+    assert "mutants.patch" not in worktree.export(paths, SETTINGS)
+    assert mutants.read_text() == before
+
+
+def conflict(developed: Repository) -> None:
+    base_c = developed.path / "fs/proc/base.c"
+    base_c.write_text(base_c.read_text().replace("line_30;", "line_thirty;"))
+    small_kernel.commit(developed, "proc: The very line", date=1_700_000_700)
+
+
+def test_export_names_what_is_to_be_mended_and_edit_lets_it_be(
+    mutants: Path, paths: Paths, base: Tree, developed: Repository
+) -> None:
+    before = mutants.read_text()
+    conflict(developed)
+    told = worktree.export(paths, SETTINGS)
+    assert told.startswith("exported: 0000-cover-letter.patch, ")
+    assert told.endswith(
+        "0003-proc-The-very-line.patch. But mutants.patch conflicts with the series in fs/proc/base.c at line 30: "
+        "run `nox -s edit -- --mutants`, mend it there, and `nox -s export`."
+    )
+    assert mutants.read_text() == before
+    assert worktree.unexported(paths) is None
+
+    series = Series.load(paths.patches)
+    assert "conflicts with the series: mend" in worktree.edit_mutants(paths, base, series)
+    base_c = developed.path / "fs/proc/base.c"
+    assert "<<<<<<<" in base_c.read_text()
+    base_c.write_text(
+        re.sub(r"<<<<<<<.*>>>>>>>[^\n]*", "int line_thirty, mutant;", base_c.read_text(), flags=re.DOTALL)
+    )
+    developed.check("add", "fs/proc/base.c")
+    developed.check("am", "--continue")
+    assert worktree.export(paths, SETTINGS) == "exported: vmtests/mutants.patch."
+    developed.check("checkout", "--quiet", worktree.BRANCH)
+    developed.check("apply", "--check", mutants)
+    assert "+int line_thirty, mutant;\n" in mutants.read_text()
+
+
+def test_mutants_are_edited_as_one_commit_on_top(
+    mutants: Path, paths: Paths, base: Tree, developed: Repository
+) -> None:
+    told = worktree.edit_mutants(paths, base, Series.load(paths.patches))
+    assert "amend that one commit" in told
+    assert developed.check("rev-parse", "HEAD~1") == developed.check("rev-parse", worktree.BRANCH)
+    (developed.path / "fs/proc/task_diag.c").write_text(f"{MUTATED}int another_mutant;\n")
+    assert "has work in no commit (fs/proc/task_diag.c)" in refused(paths)
+    developed.check("add", "--all")
+    developed.check("commit", "--quiet", "--amend", "--no-edit")
+    developed.check("checkout", "--quiet", worktree.BRANCH)
+    with pytest.raises(WorkspaceError, match=r"branch mutants that is not in vmtests/mutants\.patch"):
+        worktree.edit_mutants(paths, base, Series.load(paths.patches))
+    developed.check("checkout", "--quiet", worktree.MUTANTS)
+    assert worktree.export(paths, SETTINGS) == "exported: vmtests/mutants.patch."
+    assert "+int another_mutant;\n" in mutants.read_text()
+    small = developed.path / "fs/proc/small.c"
+    small.touch()
+    small_kernel.commit(developed, "proc: A second commit")
+    assert "has 2 commits on top of task_diag: make them one" in refused(paths)
+
+
+def test_a_kernel_with_mutants_is_the_series_and_the_patch(
+    mutants: Path, paths: Paths, base: Tree, developed: Repository
+) -> None:
+    commit = series.apply(base, Series.load(paths.patches))
+    mutated = series.on_top(base, commit, mutants)
+    assert (base.path / "fs/proc/task_diag.c").read_bytes() == MUTATED.encode()
+    assert base.repository.check("rev-parse", f"{mutated}~1") == commit
+    assert series.on_top(base, commit, mutants) == mutated, "the same source has one name"
+    # The developer's state as it stands, with the patch on it already.
+    developed.check("checkout", "--quiet", worktree.MUTANTS)
+    snapshot = worktree.snapshot(paths, base)
+    assert series.on_top(base, snapshot, mutants) == snapshot
+    developed.check("checkout", "--quiet", worktree.BRANCH)
+    conflict(developed)
+    with pytest.raises(
+        WorkspaceError, match=r"conflicts with the series in fs/proc/base.c at line 30: run `nox -s edit"
+    ):
+        series.on_top(base, worktree.snapshot(paths, base), mutants)
 
 
 def test_a_second_run_at_once_is_refused(paths: Paths, base: Tree, developed: Repository) -> None:

@@ -36,9 +36,12 @@ def task_diag(world: PidNamespace) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[PidNamespace]:
-    """Make a pid namespace with more processes than the kernel passes under one RCU section; only to look at."""
+    """Make a pid namespace of more processes than fit into the kernel's buffer, or pass under one RCU section.
+
+    Only to look at.
+    """
     with PidNamespace() as namespace:
-        namespace.crowd(280)
+        namespace.crowd(445)
         yield namespace
 
 

@@ -60,11 +60,14 @@ class PidNamespace(Population):
                 first = self.spawn(_fork_init)
                 inside = "pid_for_children"
                 os.close(self.fd)
+                self.fd = -1
             self.fd = os.open(f"/proc/{first}/ns/{inside}", os.O_RDONLY)
             self._level = len(_numbers(first)) - (outer is None)
             self.procfs = Procfs(pidns=self.fd)
         except BaseException:
             super().__exit__(None, None, None)
+            for fd in {self.fd, self._own} - {-1}:
+                os.close(fd)
             raise
 
     def __exit__(

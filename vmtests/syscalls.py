@@ -24,6 +24,7 @@ PTRACE_TRACEME = 0
 PTRACE_CONT = 7
 PTRACE_SYSCALL = 24
 PTRACE_SETOPTIONS = 0x4200
+PTRACE_SEIZE = 0x4206
 PTRACE_GET_SYSCALL_INFO = 0x420E
 PTRACE_O_TRACESYSGOOD = 1
 PTRACE_O_EXITKILL = 0x0010_0000
@@ -31,6 +32,8 @@ PTRACE_O_EXITKILL = 0x0010_0000
 # These have the same number on every architecture that Linux gained or has had since 5.1, x86 among them.
 _FSOPEN, _FSCONFIG, _FSMOUNT, _CLONE3 = 430, 431, 432, 435
 _EXIT = {"x86_64": 60, "aarch64": 93, "s390x": 1}
+_SETRESUID = {"x86_64": 117, "aarch64": 147, "s390x": 208}
+_SETRESGID = {"x86_64": 119, "aarch64": 149, "s390x": 210}
 _FSCONFIG_SET_STRING, _FSCONFIG_SET_FD, _FSCONFIG_CMD_CREATE = 1, 5, 6
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
@@ -92,6 +95,13 @@ def capset(capabilities: int) -> None:
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     low, high = capabilities & 0xFFFF_FFFF, capabilities >> 32
     _checked(_libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)))
+
+
+def take_ids(uid: int, gid: int) -> None:
+    """Give the calling thread, and no other of its process, these ids; it drops its capabilities if it was root."""
+    machine = platform.machine()
+    _checked(_libc.syscall(_SETRESGID[machine], gid, gid, gid))
+    _checked(_libc.syscall(_SETRESUID[machine], uid, uid, uid))
 
 
 def exit_thread() -> None:

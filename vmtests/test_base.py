@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from taskdiag import Base, Group, State, Strategy, TaskDiag
-from vmtests import oracle, raw
+from vmtests import oracle, raw, syscalls
 from vmtests.groups import expected
 from vmtests.namespaces import PidNamespace
 from vmtests.oracle import Process
@@ -72,6 +72,15 @@ def test_a_tracer_is_named(machine: Population, world: PidNamespace, task_diag: 
     inside = world.traced()
     assert one(inside).tpid == os.getpid()
     assert one(world.number(inside), fd=task_diag).tpid == 0
+
+
+@pytest.mark.promise("G3", "G4")
+def test_a_tracer_is_not_the_parent(machine: Population, proc: int) -> None:
+    pid = machine.sleeping()
+    tracer = machine.spawn(partial(syscalls.ptrace, syscalls.PTRACE_SEIZE, pid), state="S")
+    base = one(pid)
+    assert (base.ppid, base.tpid) == (os.getpid(), tracer)
+    assert base == expected(oracle.process(proc, pid))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -278,3 +279,37 @@ def test_a_thread_is_seen_as_its_process_is(machine: Population, proc: int) -> N
         with Procfs(hidepid=hidepid) as procfs:
             assert run_as(ALICE, ask) == outcome
             assert run_as(BOB, ask) == "BASE"
+
+
+@pytest.mark.promise("N3", "N4")
+def test_a_thread_of_the_openers_own_is_hidden_with_its_leader(machine: Population, proc: int) -> None:
+    """The thread alone could be ptraced by Alice; its process, which is root's, could not."""
+
+    def have_thread_of_alice() -> None:
+        def live() -> None:
+            syscalls.take_ids(ALICE.uid, ALICE.gid)
+            # The change of ids has cleared it, for the whole process.
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+            ready.set()
+            threading.Event().wait()
+
+        ready = threading.Event()
+        threading.Thread(target=live, daemon=True).start()
+        ready.wait()
+
+    pid = machine.spawn(have_thread_of_alice)
+    (thread,) = set(oracle.threads(proc, pid)) - {pid}
+    uids = [oracle.parse_status(oracle.content(proc, f"{task}/status"))["Uid"].split()[0] for task in (pid, thread)]
+    assert uids == [b"0", b"1000"]
+
+    def ask() -> str:
+        fd = procfs.open()
+        raw.ask(fd, Request(strategy=ONE, pid=thread))
+        try:
+            return f"{len(raw.read(fd, 4096))} bytes"
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+
+    for hidepid, outcome in (("1", "EPERM"), ("2", "ESRCH"), ("4", "ESRCH")):
+        with Procfs(hidepid=hidepid) as procfs:
+            assert run_as(ALICE, ask) == outcome

@@ -1,4 +1,4 @@
-"""The command behind the sessions: ``python -m workspace build|vmtest|demo|shell|edit|export``."""
+"""The command behind the sessions: ``python -m workspace build|vmtest|mutants|demo|shell|edit|export``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workspace import accelerator, kernel, series, shell, storage, tree, vmtest, worktree
+from workspace import accelerator, hunt, kconfig, kernel, mutants, series, shell, storage, tree, vmtest, worktree
 from workspace.errors import Terminated, WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.progress import say
+from workspace.promises import Promises
 from workspace.settings import Paths, Settings
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -31,6 +32,7 @@ class Built:
 
 
 def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> Built:
+    flavour = kconfig.flavour(paths.kconfig, arguments.flavour)
     patches = series.Series.load(paths.patches)
     base = tree.obtain(paths, settings, clone=arguments.tree)
     say(tree.describe(base, patches.touched))
@@ -41,6 +43,8 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
         else:
             commit, shown_as, source = series.apply(base, patches), None, f"patches/ ({patches.digest})"
             say(f"Series: {len(patches.patches)} patches, {patches.digest[:12]}.")
+        if flavour.on_top is not None:
+            commit, shown_as = series.on_top(base, commit, paths.root / flavour.on_top), None
         built = kernel.build(paths, base, arguments.flavour, commit=commit, shown_as=shown_as)
     say(f"Kernel: {built.release}, flavour {built.flavour}, build id {built.build_id}, {built.image}.")
     facts = {
@@ -64,6 +68,14 @@ def _do_vmtest(paths: Paths, settings: Settings, arguments: argparse.Namespace, 
     return vmtest.run(built.kernel, rest, paths=paths, facts=built.facts)
 
 
+def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    only = [name for names in arguments.only for name in names.split(",") if name]
+    # A slip of the pen is not to cost a build.
+    mutants.chosen(mutants.load(paths.vmtests, Promises.load(paths.vmtests / "promises.toml")), only)
+    built = _build(paths, settings, arguments)
+    return hunt.run(built.kernel, only, paths=paths, guests=arguments.guests, wanted=arguments.accel, facts=built.facts)
+
+
 def _do_shell(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     built = _build(paths, settings, arguments)
     return shell.interact(built.kernel, paths=paths, wanted=arguments.accel)
@@ -79,7 +91,8 @@ def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _r
 
 def _do_edit(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     base = tree.obtain(paths, settings, clone=arguments.tree)
-    print(worktree.edit(paths, base, series.Series.load(paths.patches)))
+    patches = series.Series.load(paths.patches)
+    print((worktree.edit_mutants if arguments.mutants else worktree.edit)(paths, base, patches))
     return 0
 
 
@@ -110,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
             [source, what],
             "build, then run vmtests/ in guests; takes pytest's options too",
         ),
+        ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
         ("demo", _do_demo, [source, what, where], "build, boot, and print the guest's tasks"),
         ("shell", _do_shell, [source, what, where], "build, boot, and open a shell"),
         ("edit", _do_edit, [source], "give the worktree linux/ with the series as commits"),
@@ -117,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
         command.set_defaults(does=does)
+        if name == "mutants":
+            command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
+            command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
+            command.add_argument("-n", dest="guests", type=_guests, default=1, metavar="N", help="guests at once")
+            command.set_defaults(flavour="mutants")
+        if name == "edit":
+            command.add_argument("--mutants", action="store_true", help="with vmtests/mutants.patch on a branch on top")
         if name == "export":
             command.add_argument(
                 "--overwrite", action="store_true", help="even if patches/ changed since `nox -s edit`"
@@ -127,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
                 "the guest of a failed test; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
+
+
+def _guests(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= vmtest.MAX_GUESTS:
+        raise argparse.ArgumentTypeError(f"the number of guests is a number from 1 to {vmtest.MAX_GUESTS}")
+    return int(word)
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -39,12 +39,17 @@ class Option:
 
 @dataclass(frozen=True)
 class Flavour:
-    """A kernel to build: ``options`` by name; ``objects_from`` names the flavour to start from a copy of."""
+    """A kernel to build: ``options`` by name.
+
+    ``objects_from`` names the flavour to start from a copy of, ``on_top`` a patch of the clone that goes on top of
+    the series.
+    """
 
     name: str
     options: Mapping[str, Option]
     objects_from: str | None = None
     steps: int | None = None
+    on_top: str | None = None
 
 
 def read_fragment(path: Path) -> list[Option]:
@@ -78,16 +83,17 @@ def flavours(folder: Path) -> dict[str, Flavour]:
     found = {}
     for name, table in tables.items():
         where = f"{folder.name}/flavours.toml, [{name}]"
-        unknown = table.keys() - {"fragments", "objects_from", "steps"}
+        unknown = table.keys() - {"fragments", "objects_from", "steps", "on_top"}
         if unknown or not table.get("fragments"):
             raise WorkspaceError(
-                f"{where}: it has `fragments`, and may have `objects_from` and `steps`"
+                f"{where}: it has `fragments`, and may have `objects_from`, `steps` and `on_top`"
                 + (f", but not `{min(unknown)}`." if unknown else ".")
             )
         start = table.get("objects_from")
         if start is not None and (start not in tables or start == name):
             raise WorkspaceError(f"{where}: objects_from = {start!r} is no other flavour.")
-        found[name] = Flavour(name, _merged(folder, table["fragments"], where), start, table.get("steps"))
+        options = _merged(folder, table["fragments"], where)
+        found[name] = Flavour(name, options, start, table.get("steps"), table.get("on_top"))
     return found
 
 

@@ -15,6 +15,14 @@ from workspace.errors import WorkspaceError
 from workspace.git import NAME, Repository
 
 COVER = "0000-cover-letter.patch"
+AM = (
+    "--quiet",
+    "--patch-format=mbox",
+    "--committer-date-is-author-date",
+    "--keep-non-patch",
+    "--keep-cr",
+    "--no-scissors",
+)
 # What git writes below a cover letter's text: the list of the patches, by their one author.
 SHORTLOG = re.compile(rf"^{re.escape(NAME)} \(\d+\):$", re.MULTILINE)
 
@@ -97,6 +105,43 @@ def commits(repository: Repository, base: str, series: Series) -> str:
     return commit
 
 
+def on_top(base: tree.Tree, commit: str, patch: Path) -> str:
+    """Make the work tree of ``base`` what ``patch`` makes of ``commit``, which it has; the new commit's id.
+
+    The patch is merged, so that it may have been made for another state of the series.
+    """
+    with storage.scratch_folder(base.path.parent, f"{base.path.name}-am") as room:
+        scratch = borrowing(base.repository, room, commit)
+        made = merge(scratch, patch)
+        base.repository.check("fetch", "--quiet", "--no-tags", room, made)
+    base.repository.check("update-ref", f"refs/series/{patch.name}", made)
+    tree.checkout(base, made)
+    return made
+
+
+def merge(scratch: Repository, patch: Path) -> str:
+    """Apply one patch to a scratch repository's HEAD, by a merge if need be; the last commit's id."""
+    write_only(scratch, Series((patch,)).touched)
+    finished = scratch.run("am", *AM, "--3way", patch)
+    if finished.code != 0:
+        raise WorkspaceError(_unmergeable(scratch, finished, patch.name))
+    commit = scratch.commit()
+    assert commit is not None
+    return commit
+
+
+def _unmergeable(scratch: Repository, finished: Finished, patch: str) -> str:
+    """One sentence on why a patch could not be merged, with the first lines that conflict."""
+    how = "run `nox -s edit -- --mutants`, mend it there, and `nox -s export`."
+    places = []
+    for name in scratch.check("diff", "--name-only", "--diff-filter=U").splitlines():
+        lines = (scratch.path / name).read_text(errors="replace").splitlines()
+        places += [f"{name} at line {n}" for n, line in enumerate(lines, 1) if line.startswith("<<<<<<< ")]
+    if places:
+        return f"{patch} conflicts with the series in {', '.join(places)}: {how}"
+    return f"{_failure(finished, patch).partition(': rebase')[0].rstrip('.')}: {how}"
+
+
 def _require_harmless(scratch: Repository, base: str, commit: str) -> None:
     """Refuse what git takes and a kernel tree has not: whatever reads the tree would follow it elsewhere."""
     changes = scratch.check("diff-tree", "-r", "-z", "--no-renames", base, commit).split("\0")
@@ -131,10 +176,9 @@ def write_only(scratch: Repository, names: frozenset[str]) -> None:
 
 def am(scratch: Repository, series: Series) -> str:
     """Apply the patches to a scratch repository's HEAD; the last commit's id."""
-    words = ["--committer-date-is-author-date", "--keep-non-patch", "--keep-cr", "--no-3way", "--no-scissors"]
     # One by one, because git does not always say at which it stopped.
     for patch in series.patches:
-        finished = scratch.run("am", "--quiet", "--patch-format=mbox", *words, patch)
+        finished = scratch.run("am", *AM, "--no-3way", patch)
         if finished.code != 0:
             raise WorkspaceError(_failure(finished, patch.name))
     commit = scratch.commit()

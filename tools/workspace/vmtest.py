@@ -34,6 +34,7 @@ from workspace.worker import ON_HOST, Rounds, drop_other_flavours, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
+MAX_GUESTS = 64
 GUEST_LOST = 6  # the exit code; pytest's own end at 5
 
 
@@ -66,8 +67,8 @@ class Options:
                     f"--{refused} cannot be used with vmtests: they run in guests. Use -n N for N guests at once, "
                     "--keep-guest for a shell in the guest of a failed test."
                 )
-        if not known.numprocesses.isdecimal() or not 1 <= int(known.numprocesses) <= 64:
-            raise WorkspaceError(f"-n {known.numprocesses}: the number of guests is a number from 1 to 64.")
+        if not known.numprocesses.isdecimal() or not 1 <= int(known.numprocesses) <= MAX_GUESTS:
+            raise WorkspaceError(f"-n {known.numprocesses}: the number of guests is a number from 1 to {MAX_GUESTS}.")
         if known.until_fail < 1:
             raise WorkspaceError(f"--until-fail {known.until_fail}: the number of rounds is 1 or more.")
         return cls(
@@ -347,19 +348,14 @@ def run(
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
     promises = Promises.load(paths.vmtests / "promises.toml")
+    before = Path.cwd()
     exceptions = Exceptions.load(paths.vmtests / ALLOWED)
     flavours = tuple(kconfig.flavours(paths.kconfig))
-    nonce = secrets.token_hex(8)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
         outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
         stack.callback(outcome.write, promises)
-        folder = stack.enter_context(machine.run_folder(paths.guests, nonce))
-        stack.enter_context(_terminable())
-        before = Path.cwd()
-        os.chdir(paths.root)
-        stack.callback(os.chdir, before)
-        guests = Run(folder, paths.results / "consoles", paths.root, nonce, vm)
+        guests = stack.enter_context(begun(vm, paths, paths.results / "consoles"))
 
         def host(kind: type[Host]) -> Host:
             return kind(options, outcome, promises, guests, exceptions, flavours)
@@ -374,6 +370,24 @@ def run(
     return code
 
 
+@contextmanager
+def begun(vm: Machine, paths: Paths, consoles: Path) -> Generator[Run, None, None]:
+    """A run whose guests may be started in the block, in which pytest finds the clone; none of them outlives it."""
+    nonce = secrets.token_hex(8)
+    with ExitStack() as stack:
+        folder = stack.enter_context(machine.run_folder(paths.guests, nonce))
+        stack.enter_context(_terminable())
+        stack.callback(os.chdir, Path.cwd())
+        os.chdir(paths.root)
+        yield Run(folder, consoles, paths.root, nonce, vm)
+
+
+def in_guests(run: Run, guests: int, *, crashes: int) -> list[str]:
+    """The words by which xdist starts the guests of a run, ``guests`` at once, and replaces ``crashes`` of them."""
+    tx = f"{guests}*popen//python={shlex.quote(str(run.write()))}"
+    return ["--dist", "load", "--tx", tx, "--max-worker-restart", str(crashes)]
+
+
 def _sessions(
     host_of: Callable[[type[Host]], Host], run: Run, options: Options, outcome: Results, promises: Promises
 ) -> int:
@@ -381,14 +395,7 @@ def _sessions(
     whole = True
     hosts: list[tuple[Host, list[str]]] = [(host_of(Boots), ["-p", "no:xdist"])]
     if outcome.task_diag:
-        program = run.write()
-        tx = f"{options.guests}*popen//python={shlex.quote(str(program))}"
-        hosts.append(
-            (
-                host_of(Guests),
-                ["--dist", "load", "--tx", tx, "--max-worker-restart", str(MAX_CRASHES)],
-            )
-        )
+        hosts.append((host_of(Guests), in_guests(run, options.guests, crashes=MAX_CRASHES)))
     for host, extra in hosts:
         with tempfile.TemporaryDirectory(prefix="junit", dir=run.folder) as scratch:
             junit = Path(scratch) / "junit.xml"

@@ -29,6 +29,7 @@ from workspace import kmemleak
 from workspace.guest import LINK, SHELL
 from workspace.promises import Promises
 from workspace.splat import NONE, Exceptions, Record, TaintedError, splats
+from workspace.switch import Switch
 
 PORTS = Path("/dev/virtio-ports")
 BEAT = 1.0  # seconds between two signs of life
@@ -355,6 +356,8 @@ class Worker:
             ("kernel_build_id", told["workspace_build_id"]),
         ]
         config.pluginmanager.register(Rounds(told["workspace_rounds"]), "workspace-rounds")
+        if told.get("workspace_breaks"):
+            config.pluginmanager.register(Switch(told["workspace_breaks"], self._promises), "workspace-switch")
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tests that are not for a guest are left to the run's other half."""

@@ -9,8 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from workspace import mutants, storage
 from workspace import series as series_module
-from workspace import storage
 from workspace.errors import WorkspaceError, tells_of_no_room
 from workspace.git import Repository
 from workspace.progress import say
@@ -25,16 +25,14 @@ DESCRIPTION = f"branch.{BRANCH}.description"
 COMMITS, FILES = "workspace.commits", "workspace.files"
 # The commit that a run is making the worktree; stays if the run is killed.
 UPDATING = "workspace.updating"
+# The mutants are one commit on this branch, on top of the series; and that commit when it was last in the patch.
+MUTANTS, MUTANTS_COMMIT = "mutants", "workspace.mutants"
 # All that git's configuration or its next version could decide otherwise.
 FORMAT = (
     "--quiet",
-    "--cover-letter",
-    "--cover-from-description=subject",
     "--zero-commit",
     "--full-index",
     "--no-signature",
-    "--numbered",
-    "--start-number=1",
     "--suffix=.patch",
     "--filename-max-length=64",
     "--encode-email-headers",
@@ -53,6 +51,7 @@ FORMAT = (
     "--dst-prefix=b/",
     "--binary",
 )
+SERIES_FORMAT = (*FORMAT, "--cover-letter", "--cover-from-description=subject", "--numbered", "--start-number=1")
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,46 @@ def _edit(paths: Paths, base: Tree, series: Series) -> str:
     )
 
 
+def edit_mutants(paths: Paths, base: Tree, series: Series) -> str:
+    """As edit(), and then the mutants as one commit more, on the branch ``mutants``; give one sentence on it.
+
+    What conflicts with the series is left for the developer to mend, as `git am` leaves it.
+    """
+    with _held(paths):
+        return _edit_mutants(paths, base, series)
+
+
+def _edit_mutants(paths: Paths, base: Tree, series: Series) -> str:
+    told = _edit(paths, base, series)
+    worktree = _worktree(paths)
+    tip = worktree.commit(f"refs/heads/{MUTANTS}")
+    if tip is not None and tip != _recorded(worktree, MUTANTS_COMMIT):
+        raise WorkspaceError(
+            f"{paths.worktree} has a branch {MUTANTS} that is not in vmtests/{mutants.PATCH}: check it out and run "
+            f"`nox -s export`, or remove it (git branch -D {MUTANTS})."
+        )
+    worktree.check("checkout", "--quiet", "-B", MUTANTS, BRANCH)
+    worktree.run("config", "--local", "--unset", MUTANTS_COMMIT)
+    finished = worktree.run("am", *series_module.AM, "--3way", paths.vmtests / mutants.PATCH)
+    if finished.code != 0:
+        return (
+            f"vmtests/{mutants.PATCH} conflicts with the series: mend {paths.worktree} (git status), `git add` what "
+            "is mended, `git am --continue`, and run `nox -s export`."
+        )
+    worktree.check("config", "--local", MUTANTS_COMMIT, worktree.check("rev-parse", "HEAD"))
+    return (
+        f"{told} The mutants are on top of it, on the branch {MUTANTS}: amend that one commit, run `nox -s export`, "
+        f"and go back with `git checkout {BRANCH}`."
+    )
+
+
 def export(paths: Paths, settings: Settings, *, overwrite: bool = False) -> str:
     """Write the worktree's commits and description to ``patches/``; give one sentence on what changed.
 
     The patches have the series' author, and each commit's own date. What is written was applied again, and
     gave the same commits. ``overwrite``: even if ``patches/`` changed since the worktree was made from it.
+
+    The mutants are merged with what changed. On the branch ``mutants`` only they are exported.
 
     Raises:
         WorkspaceError: the worktree is not clean, its history is no series, or a commit does not survive the
@@ -145,6 +179,8 @@ def export(paths: Paths, settings: Settings, *, overwrite: bool = False) -> str:
 
 def _export(paths: Paths, settings: Settings, overwrite: bool) -> str:
     worktree = _worktree(paths)
+    if _branch(worktree) == MUTANTS:
+        return _export_mutants(paths, worktree)
     if (reason := _dirty(paths, worktree)) is not None:
         raise WorkspaceError(reason)
     here = _files_digest(paths.patches)
@@ -169,7 +205,51 @@ def _export(paths: Paths, settings: Settings, overwrite: bool) -> str:
             changed = _differing(made, paths.patches)
             _replace(made, paths.patches)
     _record(worktree, _common(head, _description(worktree)), _files_digest(paths.patches))
-    return f"exported: {', '.join(changed)}." if changed else "nothing to export: patches/ is up to date."
+    problem = ""
+    try:
+        changed += _refresh_mutants(paths, worktree)
+    except WorkspaceError as error:
+        problem = f" But {error}"
+    return (f"exported: {', '.join(changed)}." if changed else "nothing to export: patches/ is up to date.") + problem
+
+
+def _refresh_mutants(paths: Paths, worktree: Repository) -> list[str]:
+    """Make the mutants' patch one for the series as it is now; the name of the file if it changed."""
+    patch = paths.vmtests / mutants.PATCH
+    if not patch.exists():
+        return []
+    with storage.scratch_folder(paths.build, "mutants") as room:
+        scratch = series_module.borrowing(worktree, room, worktree.check("rev-parse", "HEAD"))
+        commit = series_module.merge(scratch, patch)
+        return _write_mutants(patch, scratch, commit)
+
+
+def _export_mutants(paths: Paths, worktree: Repository) -> str:
+    """Write the one commit of the branch ``mutants``; give one sentence on what changed."""
+    if (reason := _uncommitted(paths, worktree)) is not None:
+        raise WorkspaceError(reason)
+    series_tip, head = worktree.check("rev-parse", BRANCH), worktree.check("rev-parse", "HEAD")
+    with storage.scratch_folder(paths.build, "mutants") as room:
+        scratch = series_module.borrowing(worktree, room, series_tip)
+        commits = _history(scratch, series_tip, head)
+        if len(commits) != 1:
+            raise WorkspaceError(
+                f"the branch {MUTANTS} has {len(commits)} commits on top of {BRANCH}: make them one "
+                f"(git reset --soft {BRANCH}; git commit)."
+            )
+        commit = _rewrite(scratch, series_tip, commits)
+        series_module.write_only(scratch, _touched(scratch, series_tip, commit))
+        changed = _write_mutants(paths.vmtests / mutants.PATCH, scratch, commit)
+    worktree.check("config", "--local", MUTANTS_COMMIT, head)
+    return f"exported: {changed[0]}." if changed else f"nothing to export: vmtests/{mutants.PATCH} is up to date."
+
+
+def _write_mutants(patch: Path, scratch: Repository, commit: str) -> list[str]:
+    # Through a file, because a text would lose its carriage returns.
+    made = scratch.path / ".git" / patch.name
+    words = [*FORMAT, "--no-numbered", "--subject-prefix=PATCH", f"--output={made}", "-1", commit]
+    scratch.check("format-patch", *words)
+    return [f"vmtests/{patch.name}"] if storage.write_whole(patch, made.read_bytes()) else []
 
 
 def snapshot(paths: Paths, base: Tree) -> str:
@@ -242,7 +322,7 @@ def format_series(worktree: Repository, base: str, out: Path, *, prefix: str) ->
         newest = max(commits, key=lambda commit: int(commit.date.split()[0]))
         scratch.check("config", DESCRIPTION, f"{description}\n")
         scratch.check("update-ref", f"refs/heads/{BRANCH}", head)
-        words = [*FORMAT, f"--subject-prefix={prefix}", f"--output-directory={out}", f"{base}..{BRANCH}"]
+        words = [*SERIES_FORMAT, f"--subject-prefix={prefix}", f"--output-directory={out}", f"{base}..{BRANCH}"]
         # Git dates and signs a cover letter as the committer who writes it, now.
         scratch.check("format-patch", *words, GIT_COMMITTER_DATE=newest.date)
         written = Series.load(out)
@@ -325,8 +405,17 @@ def _worktree(paths: Paths) -> Repository:
 
 def _dirty(paths: Paths, worktree: Repository) -> str | None:
     """One sentence on what is in no commit, or on a branch that is not the series'."""
-    if worktree.run("symbolic-ref", "--quiet", "HEAD").out.strip() != f"refs/heads/{BRANCH}":
+    if _branch(worktree) != BRANCH:
         return f"{paths.worktree} is not on the branch {BRANCH}: finish the rebase, or check the branch out."
+    return _uncommitted(paths, worktree)
+
+
+def _branch(worktree: Repository) -> str:
+    return worktree.run("symbolic-ref", "--quiet", "HEAD").out.strip().removeprefix("refs/heads/")
+
+
+def _uncommitted(paths: Paths, worktree: Repository) -> str | None:
+    """One sentence on what is in no commit."""
     status = worktree.check("--no-optional-locks", "status", "--porcelain", "--untracked-files=all").splitlines()
     if not status:
         return None

@@ -1,0 +1,390 @@
+"""Who killed whom: the score, and a whole run with pytest's own workers in the place of guests."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from stand_in import kernel
+
+from workspace.hunt import Scores
+from workspace.mutants import Mutant
+from workspace.results import Results
+from workspace.splat import ALLOWED
+
+ROOT = Path(__file__).resolve().parents[1]
+MUTANTS = {
+    "deaf": Mutant("deaf", ("W10",), "d", v4=3),
+    "slow": Mutant("slow", ("F1", "W2"), "s"),
+}
+
+
+def report(
+    nodeid: str,
+    outcome: Literal["passed", "failed", "skipped"] = "passed",
+    when: Literal["setup", "call", "teardown"] = "call",
+    promise: str = "",
+    kind: str = "",
+) -> pytest.TestReport:
+    properties: list[tuple[str, object]] = [("promise", promise)] if promise else []
+    properties += [("outcome", kind)] if kind else []
+    return pytest.TestReport(nodeid, ("f", 1, "t"), {}, outcome, None, when, user_properties=properties, duration=0.5)
+
+
+class Run:
+    """A run whose reports are given one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said: list[str] = []
+        self.scores = Scores(MUTANTS, Results(folder, {}, task_diag=True), told=self.said.append)
+        for test, promise in (("vmtests/test_w.py::test_w[none]", "W10"), ("vmtests/test_f.py::test_f[none]", "F1")):
+            self.add(report(test, promise=promise))
+            self.add(report(test, when="teardown", promise=promise))
+        self.scores.expect("deaf", 1)
+        self.scores.expect("slow", 1)
+
+    def add(self, one: pytest.TestReport) -> None:
+        self.scores.results.add(one)
+        self.scores.add(one)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def test_a_failed_test_of_its_own_promise_kills_a_mutant(run: Run) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed"))
+    assert run.scores.killed("deaf")
+    assert run.scores.survivors == []
+    assert run.scores.undecided == ["slow"]
+    assert run.said == ["   1/2  deaf: killed by test_w.py::test_w"]
+
+
+def test_another_promises_test_kills_nothing(run: Run) -> None:
+    run.add(report("vmtests/test_f.py::test_f[deaf]", "failed"))
+    run.add(report("vmtests/test_f.py::test_f[deaf]", when="teardown"))
+    assert not run.scores.killed("deaf")
+    assert run.scores.survivors == ["deaf"]
+
+
+def test_a_mutant_survives_when_all_its_tests_are_through(run: Run) -> None:
+    run.add(report("vmtests/test_f.py::test_f[slow]", when="setup"))
+    run.add(report("vmtests/test_f.py::test_f[slow]"))
+    assert run.scores.survivors == []
+    run.add(report("vmtests/test_f.py::test_f[slow]", when="teardown"))
+    assert run.scores.survivors == ["slow"]
+    assert run.said == ["   1/2  slow: SURVIVED 1 tests"]
+
+
+@pytest.mark.parametrize("when", ["setup", "call", "teardown"])
+def test_a_failure_in_any_phase_counts_and_once(run: Run, when: Literal["setup", "call", "teardown"]) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", when, kind="timed out"))
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", "teardown"))
+    assert run.said == ["   1/2  deaf: killed by test_w.py::test_w (timed out)"]
+
+
+def test_a_skipped_test_kills_nothing(run: Run) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "skipped", "setup"))
+    run.add(report("vmtests/test_w.py::test_w[deaf]", when="teardown"))
+    assert run.scores.survivors == ["deaf"]
+
+
+def test_a_mutant_without_a_test_survives(run: Run) -> None:
+    run.scores._expected.pop("slow")
+    assert run.scores.survivors == ["slow"]
+
+
+def test_before_the_start_all_are_undecided(tmp_path: Path) -> None:
+    assert Scores(MUTANTS, Results(tmp_path, {}, task_diag=True)).undecided == ["deaf", "slow"]
+
+
+def test_a_test_that_fails_without_a_mutant_is_told(run: Run) -> None:
+    assert run.scores.healthy()
+    run.add(report("vmtests/test_f.py::test_f[none]", "failed", "teardown"))
+    assert run.scores.sick == ["vmtests/test_f.py::test_f"]
+    assert not run.scores.healthy()
+
+
+def test_the_table_is_in_the_order_of_the_promises(run: Run) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind="crashed"))
+    assert run.scores.table().splitlines() == [
+        "promise  mutant  killed by",
+        "F1 W2    slow    undecided",
+        "W10      deaf    test_w.py::test_w (crashed)",
+    ]
+    run.add(report("vmtests/test_f.py::test_f[slow]", when="teardown"))
+    assert "F1 W2    slow    SURVIVED 1 tests" in run.scores.table()
+    assert run.scores.data()[0] == {
+        "name": "deaf",
+        "breaks": ("W10",),
+        "says": "d",
+        "v4": 3,
+        "killed": True,
+        "killed_by": ["vmtests/test_w.py::test_w"],
+        "why": "",
+        "outcomes": ["crashed"],
+        "tests": 1,
+        "tests_run": 1,
+        "seconds": 0.5,
+    }
+
+
+# --- whole runs
+
+TESTS = """\
+import os
+import time
+import pytest
+
+@pytest.mark.promise("R1")
+def test_cheap(mutant):
+    note(mutant, "cheap")
+    time.sleep(0.02)
+
+@pytest.mark.promise("R1", "R2")
+@pytest.mark.parametrize("at", ["a@b", "c"])
+def test_dear(mutant, at):
+    note(mutant, "dear")
+    time.sleep(0.1)
+    assert mutant != "deaf"
+    if mutant == "deadly":
+        os._exit(1)
+
+@pytest.mark.promise("W1")
+def test_other(mutant):
+    note(mutant, "other")
+    assert mutant != {sick!r}, "this machine is sick"
+
+@pytest.mark.promise("W2")
+def test_of_no_mutants_promise():
+    note("", "never")
+
+@pytest.mark.host
+@pytest.mark.promise("R1")
+def test_host():
+    note("", "never")
+
+def note(mutant, name):
+    with open({log!r}, "a") as file:
+        file.write(mutant + " " + name + "\\n")
+"""
+
+CONFTEST = """\
+import pytest
+from pathlib import Path
+from workspace.promises import Promises
+from workspace.switch import Switch
+
+def pytest_configure(config):
+    told = getattr(config, "workerinput", None)
+    if told is not None:
+        promises = Promises.load(Path(__file__).with_name("promises.toml"))
+        config.pluginmanager.register(Switch(told["workspace_breaks"], promises, parameter=Path({parameter!r})))
+        config.pluginmanager.register(Told(promises))
+    for marker in ("promise(*ids)", "host", "deadline(seconds)"):
+        config.addinivalue_line("markers", marker)
+
+class Told:
+    def __init__(self, promises):
+        self.promises = promises
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if item.get_closest_marker("host") is None]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        item.user_properties += [("promise", name) for name in self.promises.of(item)]
+        if item.nodeid.endswith("-deaf]"):
+            assert item.get_closest_marker("deadline").args == (3.0,)
+        return (yield)
+"""
+
+DRIVER = """\
+import sys
+sys.path[:0] = [{tools!r}]
+from pathlib import Path
+from workspace import errors, hunt, machine, vmtest
+from workspace.kernel import Kernel
+from workspace.settings import Paths
+machine.require_tools = lambda: None
+vmtest.in_guests = lambda run, guests, crashes: [
+    "--dist", "load", "--tx", f"{{guests}}*popen", "--max-worker-restart", str(crashes)
+]
+vmtest.Guests.pytest_xdist_newgateway = lambda self, gateway: self._names.update({{gateway.id: ("1", "boot")}})
+kernel = Kernel(Path({kernel!r}), "mutants", "7.3.4", "00" * 20)
+try:
+    only = [word for word in sys.argv[2:]]
+    sys.exit(hunt.run(kernel, only, paths=Paths(Path({clone!r})), guests=int(sys.argv[1]), wanted="kvm"))
+except errors.Terminated:
+    sys.exit(143)
+except errors.WorkspaceError as error:
+    sys.exit(f"error: {{error}}")
+"""
+
+PATCH = "+\tM(none) \\\n" + "".join(
+    f"+\tM({name}) \\\n+ if (MUTANT({name}))\n" for name in ("deaf", "deadly", "tough", "hated")
+)
+TABLE = """\
+[deaf]
+breaks = ["R2"]
+says = "a"
+[deadly]
+breaks = ["R1"]
+says = "a"
+last = true
+[tough]
+breaks = ["R1", "R2"]
+says = "a"
+[hated]
+breaks = ["W1"]
+says = "a"
+"""
+
+
+class Clone:
+    """A clone with a few tests and mutants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "clone"
+        self.vmtests = self.path / "vmtests"
+        self.vmtests.mkdir(parents=True)
+        (self.path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = ["-ra"]\n')
+        self._parameter, self._log = folder / "parameter", folder / "log"
+        for name in ("promises.toml", ALLOWED):
+            shutil.copy(ROOT / "vmtests" / name, self.vmtests)
+        shutil.copytree(ROOT / "kconfig", self.path / "kconfig")
+        (self.vmtests / "conftest.py").write_text(CONFTEST.format(parameter=str(self._parameter)))
+        (self.vmtests / "mutants.toml").write_text(TABLE)
+        (self.vmtests / "mutants.patch").write_text(PATCH)
+        self.write_tests(sick="hated")
+        kernel(folder / "kernel")
+        self._driver = folder / "driver.py"
+        self._driver.write_text(
+            DRIVER.format(tools=str(ROOT / "tools"), kernel=str(folder / "kernel"), clone=str(self.path))
+        )
+
+    def write_tests(self, *, sick: str) -> None:
+        text = TESTS.format(log=str(self._log), sick=sick)
+        (self.vmtests / "test_small.py").write_text(text)
+        # The cheapest, and of another file than the test that was given out before it and is not needed any more.
+        (self.vmtests / "test_other.py").write_text(
+            "import pytest\n@pytest.mark.promise('R1')\ndef test_in_another_file(mutant):\n    pass\n"
+        )
+
+    def words(self, *words: str) -> list[str]:
+        return [sys.executable, str(self._driver), *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.words(*words), capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+        )
+
+    @property
+    def ran(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+    @property
+    def results(self) -> dict[str, object]:
+        data = json.loads((self.path / "build/results/mutants.json").read_text())
+        assert isinstance(data, dict)
+        return data
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+def test_a_survivor_makes_the_run_fail(clone: Clone) -> None:
+    done = clone.run("1")
+    assert done.returncode == 1
+    # Which of two is the cheaper differs.
+    assert re.sub(r"test_dear\[.*?\]", "test_dear[]", done.stdout).splitlines() == [
+        "promise  mutant  killed by",
+        "W1       hated   test_small.py::test_other",
+        "R1 R2    tough   SURVIVED 4 tests",
+        "R1       deadly  test_small.py::test_dear[] (killed)",
+        "R2       deaf    test_small.py::test_dear[]",
+    ]
+    assert "5 tests pass without a mutant" in done.stderr
+    assert "3 of 4 killed by a test of their own promises" in done.stderr
+    assert "survived: strengthen a test of its promise, or replace the mutant: tough." in done.stderr
+    assert clone.results["survivors"] == ["tough"]
+    deaf = clone.results["mutants"][0]  # type: ignore[index]
+    assert (deaf["name"], deaf["why"]) == ("deaf", "AssertionError: assert 'deaf' != 'deaf'")
+    assert clone.results["exit_code"] == 1
+    # First without any; then one after the other, none of them with a test that is not its own, the last last.
+    assert clone.ran[:4] == ["none cheap", "none dear", "none dear", "none other"]
+    assert [line for line in clone.ran[4:] if line.startswith("deaf")] == ["deaf dear"]
+    assert sorted(line for line in clone.ran if line.startswith("tough")) == ["tough cheap", "tough dear", "tough dear"]
+    assert [line for line in clone.ran if line.startswith("hated")] == ["hated other"]
+    assert clone.ran[-1] == "deadly dear"
+
+
+def test_a_run_that_kills_all_passes_also_in_two_guests(clone: Clone) -> None:
+    done = clone.run("2", "deaf", "hated")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 killed" in done.stderr
+    assert [mutant["name"] for mutant in clone.results["mutants"]] == ["deaf", "hated"]  # type: ignore[attr-defined]
+    assert not any(line.startswith(("tough", "deadly")) for line in clone.ran)
+    assert "none cheap" not in clone.ran, "a test of no promise of theirs"
+
+
+def test_a_test_that_fails_without_a_mutant_ends_the_run(clone: Clone) -> None:
+    clone.write_tests(sick="none")
+    done = clone.run("1")
+    assert done.returncode == 1
+    assert "test_other fails without a mutant:" in done.stderr
+    assert "this machine is sick" in done.stderr
+    assert "1 tests fail without a mutant, so that nothing is learned" in done.stderr
+    assert done.stdout.strip() == ""
+    assert clone.results["fail_without_a_mutant"] == ["vmtests/test_small.py::test_other"]
+    # One more than needed had been given out.
+    assert {"tough", "hated", "deadly"} <= set(clone.results["undecided"])  # type: ignore[call-overload]
+
+
+def test_a_test_file_that_cannot_be_read_ends_the_run(clone: Clone) -> None:
+    (clone.vmtests / "test_broken.py").write_text("def\n")
+    done = clone.run("1")
+    assert done.returncode not in (0, 5)
+    assert "test_broken.py cannot be collected" in done.stderr
+    assert "SyntaxError" in done.stderr
+
+
+def test_an_unknown_name_is_told_before_anything_is_done(clone: Clone) -> None:
+    done = clone.run("1", "deaf", "dead")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: there is no mutant dead: vmtests/mutants.toml has deaf, tough, hated, deadly."
+    )
+    assert clone.ran == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_no_worker_and_no_half_result(
+    clone: Clone, number: signal.Signals, code: int
+) -> None:
+    (clone.vmtests / "test_slow.py").write_text(
+        "import pathlib, pytest, time\n"
+        f"@pytest.mark.promise('R1')\ndef test_slow():\n    pathlib.Path({str(clone.path / 'slow')!r}).touch()\n"
+        "    time.sleep(50)\n"
+    )
+    process = subprocess.Popen(
+        clone.words("1"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 30
+    while not (clone.path / "slow").exists():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    assert list((clone.path / "build/guests").iterdir()) == []

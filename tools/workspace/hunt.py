@@ -1,0 +1,283 @@
+"""`mutants`: for each mutant the tests that hold its promises, until one fails; a table of who killed whom."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from workspace import accelerator, kconfig, machine, mutants, storage, vmtest
+from workspace.kernel import Kernel
+from workspace.machine import Machine
+from workspace.mutants import NONE, Mutant, join, split
+from workspace.progress import say
+from workspace.promises import Promises
+from workspace.results import GREEN, Results, Test
+from workspace.schedule import Schedule
+from workspace.settings import Paths
+from workspace.splat import ALLOWED, Exceptions
+from workspace.vmtest import Guests, Options
+
+FILE = "mutants.json"
+
+
+@dataclass
+class Scores:
+    """What a run has found so far."""
+
+    mutants: Mapping[str, Mutant]
+    results: Results
+    told: Callable[[str], None] = say
+    _expected: dict[str, int] = field(default_factory=dict)
+    _ended: dict[str, list[str]] = field(default_factory=dict)
+    _killers: dict[str, list[str]] = field(default_factory=dict)
+    _why: dict[str, str] = field(default_factory=dict)
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take in one phase of a test, which ``results`` has taken in already; tell what is decided by it."""
+        test, mutant = split(report.nodeid)
+        if self.killed(mutant):
+            # One test more had been given out; it was skipped.
+            return
+        ended = self._ended.setdefault(mutant, [])
+        if test not in ended and (report.failed or report.when == "teardown"):
+            ended.append(test)
+        if mutant == NONE:
+            if report.when == "teardown" and len(ended) == self._expected.get(NONE) and self.healthy():
+                seconds = sum(self.seconds(name) for name in ended)
+                self.told(f"{len(ended)} tests pass without a mutant, in {seconds:.0f} s.")
+            return
+        if report.failed and self._holds(test, mutant):
+            self._killers[mutant] = [test]
+            self._why[mutant] = _why(report)
+            self._tell(mutant, f"killed by {self._killed_by(mutant)}")
+        elif report.when == "teardown" and len(ended) == self._expected.get(mutant):
+            self._tell(mutant, f"SURVIVED {len(ended)} tests")
+
+    def _tell(self, mutant: str, sentence: str) -> None:
+        decided = len(self.mutants) - len(self.undecided)
+        self.told(f"{decided:4}/{len(self.mutants)}  {mutant}: {sentence}")
+
+    def _holds(self, test: str, mutant: str) -> bool:
+        # A test that took its guest down could not report its promises: they are known from before.
+        return not {*self.mutants[mutant].breaks}.isdisjoint(self._plain(test).promises)
+
+    def _plain(self, test: str) -> Test:
+        return self.results.tests.get(join(test, NONE), Test())
+
+    def killed(self, mutant: str) -> bool:
+        """Whether a test of the mutant's own promises failed."""
+        return mutant in self._killers
+
+    def healthy(self) -> bool:
+        """Whether every test has passed so far without a mutant."""
+        return not self.sick
+
+    @property
+    def sick(self) -> list[str]:
+        """The tests that failed without a mutant."""
+        return sorted(
+            split(name)[0]
+            for name, test in self.results.tests.items()
+            if split(name)[1] == NONE and test.outcome not in GREEN
+        )
+
+    def seconds(self, test: str) -> float:
+        """How long a test took without a mutant."""
+        return self._plain(test).seconds
+
+    def expect(self, mutant: str, tests: int) -> None:
+        """So many tests hold the mutant's promises; or, without a mutant, any."""
+        self._expected[mutant] = tests
+
+    @property
+    def survivors(self) -> list[str]:
+        """The mutants that no test of theirs noticed, although all of them ran."""
+        return [name for name in self.mutants if not self.killed(name) and name not in self.undecided]
+
+    @property
+    def undecided(self) -> list[str]:
+        """The mutants that not all tests were tried on, because the run ended early."""
+        return [
+            name
+            for name in self.mutants
+            if not self.killed(name)
+            and (not self._expected or len(self._ended.get(name, ())) < self._expected.get(name, 0))
+        ]
+
+    def _killed_by(self, mutant: str) -> str:
+        killers = []
+        for test in self._killers[mutant]:
+            outcome = self.results.tests[join(test, mutant)].outcome
+            short = test.removeprefix("vmtests/")
+            killers.append(short if outcome == "failed" else f"{short} ({outcome})")
+        return ", ".join(killers)
+
+    def table(self) -> str:
+        """Promise, mutant, and the test that killed it, in the order of the promises."""
+        rows = [("promise", "mutant", "killed by")]
+        for name, mutant in sorted(self.mutants.items(), key=lambda pair: _place(pair[1].breaks[0])):
+            how = "undecided" if name in self.undecided else f"SURVIVED {len(self._ended.get(name, ()))} tests"
+            rows.append((" ".join(mutant.breaks), name, self._killed_by(name) if self.killed(name) else how))
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        return "\n".join(f"{promise:{widths[0]}}  {name:{widths[1]}}  {how}" for promise, name, how in rows)
+
+    def data(self) -> list[dict[str, object]]:
+        """Each mutant with what was found."""
+        return [
+            {
+                "name": name,
+                "breaks": mutant.breaks,
+                "says": mutant.says,
+                "v4": mutant.v4,
+                "killed": self.killed(name),
+                "killed_by": self._killers.get(name, []),
+                "why": self._why.get(name),
+                "outcomes": [self.results.tests[join(test, name)].outcome for test in self._killers.get(name, [])],
+                "tests": self._expected.get(name, 0),
+                "tests_run": len(self._ended.get(name, ())),
+                "seconds": round(sum(self._seconds_under(name)), 2),
+            }
+            for name, mutant in self.mutants.items()
+        ]
+
+    def _seconds_under(self, mutant: str) -> Iterable[float]:
+        return (test.seconds for name, test in self.results.tests.items() if split(name)[1] == mutant)
+
+
+def _why(report: pytest.TestReport) -> str:
+    """The line of a failure that says what failed."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = (crash.message if crash is not None else report.longreprtext).strip().splitlines()
+    return str(lines[0]) if lines else ""
+
+
+def _place(promise: str) -> tuple[int, int]:
+    return "FWRCOGN".find(promise[0]), int(promise[1:])
+
+
+@dataclass(eq=False)
+class Hunt(Guests):
+    """The host's side: gives tests out mutant by mutant, and keeps score; a failure with a mutant is what is wanted."""
+
+    scores: Scores = field(kw_only=True)
+
+    def pytest_xdist_make_scheduler(self) -> Schedule:
+        """Ours, in place of xdist's."""
+        return Schedule(self.options.guests, self.scores)
+
+    def pytest_configure_node(self, node: object) -> None:
+        """What the worker in the guest has to know."""
+        super().pytest_configure_node(node)
+        breaks = {name: list(mutant.breaks) for name, mutant in self.scores.mutants.items()}
+        node.workerinput["workspace_breaks"] = breaks  # type: ignore[attr-defined]
+
+    def pytest_testnodedown(self, node: object, error: object) -> None:
+        """What a guest finds at its end may be what a mutant left: nothing is learned from it."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep score; of a failure without a mutant say why."""
+        super().pytest_runtest_logreport(report)
+        self.scores.add(report)
+        if report.failed and split(report.nodeid)[1] == NONE:
+            say(f"{split(report.nodeid)[0]} fails without a mutant:\n{textwrap.indent(report.longreprtext, '    ')}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self) -> tuple[str, str, str]:
+        """Nothing of it is for pytest's own summary."""
+        return "", "", ""
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be collected is told."""
+        super().pytest_collectreport(report)
+        if report.failed:
+            say(f"{report.nodeid} cannot be collected:\n{textwrap.indent(report.longreprtext, '    ')}")
+
+
+def run(
+    kernel: Kernel,
+    only: Sequence[str] = (),
+    *,
+    paths: Paths,
+    guests: int = 1,
+    wanted: str | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> int:
+    """Try the mutants in ``kernel`` (those that ``only`` names, or all); 0 if each was killed by a test of its own.
+
+    1 if one was not, or if a test fails without any; else pytest's own exit code, or vmtest's GUEST_LOST.
+    """
+    promises = Promises.load(paths.vmtests / "promises.toml")
+    chosen = mutants.chosen(mutants.load(paths.vmtests, promises), only)
+    machine.require_tools()
+    vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
+    started = datetime.datetime.now(datetime.UTC)
+    with ExitStack() as stack:
+        stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
+        folder = paths.results / "mutants"
+        shutil.rmtree(folder, ignore_errors=True)
+        (paths.results / FILE).unlink(missing_ok=True)
+        folder.mkdir(parents=True)
+        scores = Scores(chosen, Results(folder, {}, task_diag=True))
+        guest_run = stack.enter_context(vmtest.begun(vm, paths, folder))
+        options = Options(guests=guests, junitxml=None, rounds=1, keep_guest=False, accelerator=wanted, pytest=())
+        words = ["-c", "pyproject.toml", "-o", "testpaths=vmtests", "-qq", "--no-header", "--no-summary"]
+        # Each mutant may take a guest down, and then some.
+        words += vmtest.in_guests(guest_run, guests, crashes=len(chosen) + vmtest.MAX_CRASHES)
+        say(f"Mutants: {len(chosen)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
+        flavours = tuple(kconfig.flavours(paths.kconfig))
+        exceptions = Exceptions.load(paths.vmtests / ALLOWED)
+        hunt = Hunt(options, scores.results, promises, guest_run, exceptions, flavours, scores=scores)
+        # What pytest and xdist print is about failures, which are wanted here.
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            code = _verdict(scores, int(pytest.main(words, plugins=[hunt])))
+        if code not in (0, 1, pytest.ExitCode.INTERRUPTED):
+            say(printed.getvalue())
+        data = {
+            "kernel": kernel.release,
+            "build_id": kernel.build_id,
+            "accelerator": vm.accelerator,
+            "guests": guests,
+            **(facts or {}),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round((datetime.datetime.now(datetime.UTC) - started).total_seconds(), 1),
+            "exit_code": code,
+            "fail_without_a_mutant": scores.sick,
+            "survivors": scores.survivors,
+            "undecided": scores.undecided,
+            "mutants": scores.data(),
+        }
+        storage.write_whole(paths.results / FILE, json.dumps(data, indent=1) + "\n")
+    _tell(scores, paths.results / FILE)
+    return code
+
+
+def _verdict(scores: Scores, code: int) -> int:
+    """Pytest's exit code tells of failures, which are wanted here; what else it tells counts."""
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        return code
+    return int(bool(scores.sick or scores.survivors or scores.undecided))
+
+
+def _tell(scores: Scores, file: Path) -> None:
+    if scores.sick:
+        say(f"mutants: {len(scores.sick)} tests fail without a mutant, so that nothing is learned: mend them first.")
+        return
+    print(scores.table())
+    killed = sum(scores.killed(name) for name in scores.mutants)
+    say(f"mutants: {killed} of {len(scores.mutants)} killed by a test of their own promises; {file}")
+    for what, names in (
+        ("survived: strengthen a test of its promise, or replace the mutant", scores.survivors),
+        ("not tried to the end", scores.undecided),
+    ):
+        if names:
+            say(f"mutants: {what}: {', '.join(names)}.")

@@ -1,0 +1,68 @@
+"""The guest's side of a run of mutants: each test of a mutant's promises, once more with that mutant in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from workspace.mutants import NONE, split
+from workspace.promises import Promises
+
+PARAMETER = Path("/sys/module/task_diag/parameters/mutant")
+DEADLINE = 3.0  # seconds on the hardware for a test that a mutant may hang; the slowest takes a tenth of it
+
+
+class Switch:
+    """The plugin; ``breaks`` has the promises of each mutant."""
+
+    def __init__(self, breaks: Mapping[str, Sequence[str]], promises: Promises, *, parameter: Path = PARAMETER) -> None:
+        self._breaks = breaks
+        self._promises = promises
+        self._parameter = parameter
+        self._killed: set[str] = set()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Each test as it is, and once more with each mutant that it may notice."""
+        held = set(self._promises.of(metafunc.definition))
+        names = [name for name, breaks in self._breaks.items() if held & set(breaks)]
+        metafunc.parametrize("mutant", [NONE, *names], indirect=True, ids=str)
+
+    @pytest.fixture(autouse=True)
+    def mutant(self, request: pytest.FixtureRequest) -> Iterator[str]:
+        """Have the mutant in the kernel while the test runs."""
+        self._parameter.write_text(request.param)
+        yield request.param
+        self._parameter.write_text(NONE)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Mutant by mutant; tests that hold no promise of theirs are not wanted, as they are neither."""
+        wanted = {promise for breaks in self._breaks.values() for promise in breaks}
+        dropped = [item for item in items if wanted.isdisjoint(self._promises.of(item))]
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+        order = [NONE, *self._breaks]
+        items[:] = sorted(
+            (item for item in items if item not in dropped), key=lambda item: order.index(split(item.nodeid)[1])
+        )
+        for item in items:
+            if split(item.nodeid)[1] != NONE:
+                own = item.get_closest_marker("deadline")
+                limit = min(DEADLINE, float(own.args[0])) if own else DEADLINE
+                # Before its own: the first marker counts.
+                item.add_marker(pytest.mark.deadline(limit), append=False)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Of a mutant that is killed nothing more has to be known; the host may have sent one more test."""
+        if split(item.nodeid)[1] in self._killed:
+            pytest.skip("the mutant is killed")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember which mutants are killed."""
+        mutant = split(report.nodeid)[1]
+        if report.failed and mutant != NONE:
+            self._killed.add(mutant)
