@@ -64,11 +64,11 @@ class Clone:
         )
         kernel(folder / "kernel")
         self.stand_in = StandIn(folder / "bin")
+        self.driver = folder / "driver.py"
         self._folder = folder
 
     def words(self, *words: str) -> list[str]:
-        driver = self._folder / "driver.py"
-        driver.write_text(
+        self.driver.write_text(
             "import sys\n"
             f"sys.path[:0] = [{str(ROOT / 'tools')!r}]\n"
             "from pathlib import Path\n"
@@ -93,7 +93,7 @@ class Clone:
             "except errors.Terminated:\n"
             "    sys.exit(143)\n"
         )
-        return [sys.executable, str(driver), "--accel", "kvm", *words]
+        return [sys.executable, str(self.driver), "--accel", "kvm", *words]
 
     def run(self, mode: str, *words: str) -> subprocess.CompletedProcess[str]:
         self.stand_in.behave(mode)
@@ -182,6 +182,24 @@ def test_an_interrupted_run_leaves_results_and_no_guest(clone: Clone, number: si
     assert not alive(str(clone.stand_in.program))
 
 
+def test_the_end_of_who_watches_a_guest_ends_the_run_with_a_sentence(clone: Clone) -> None:
+    clone.stand_in.behave("stops at boot")
+    run = subprocess.Popen(
+        clone.words("vmtests/test_small.py::test_one"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    while not (watching := alive(f"{clone.driver}\0guest")):
+        assert run.poll() is None
+        time.sleep(0.02)
+    while not alive(str(clone.stand_in.program)):
+        time.sleep(0.02)
+    os.kill(watching[0], signal.SIGKILL)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 6
+    assert "the program that watched the guest was killed" in said
+    assert "INTERNALERROR" not in said
+    assert not alive(str(clone.stand_in.program))
+
+
 def test_a_second_run_at_once_is_refused_and_leaves_the_first_alone(clone: Clone) -> None:
     process = started(clone)
     guests = alive(str(clone.stand_in.program))
@@ -203,7 +221,7 @@ def test_the_run_after_one_that_was_killed_cleans_up(clone: Clone, watched: bool
     process = started(clone)
     guests = alive(str(clone.stand_in.program))
     if not watched:
-        for pid in alive("driver.py\0guest"):
+        for pid in alive(f"{clone.driver}\0guest"):
             os.kill(pid, signal.SIGKILL)
     process.kill()
     process.wait()

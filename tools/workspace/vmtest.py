@@ -151,15 +151,11 @@ class Guests(Host):
         try:
             yield
         except (EOFError, OSError, RuntimeError) as error:
-            verdict = self._last_verdict()
-            if verdict is None:
+            folders = sorted(self.run.folder.glob("*/"), key=lambda path: path.stat().st_mtime)
+            if not folders:
                 raise
-            self.lost = verdict
+            self.lost = verdict = _awaited_verdict(folders[-1])
             pytest.exit(f"{verdict.sentence}\n{verdict.tail}\n({error})", returncode=GUEST_LOST)
-
-    def _last_verdict(self) -> Verdict | None:
-        folders = sorted(self.run.folder.glob("*/verdict.json"), key=lambda path: path.stat().st_mtime)
-        return Verdict.read(folders[-1].parent) if folders else None
 
     def pytest_xdist_newgateway(self, gateway: Any) -> None:
         """Ask the new worker who it is, before any test goes there."""
