@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from xdist.workermanage import WorkerController
 
 from workspace.mutants import NONE, split
+
+if TYPE_CHECKING:
+    # pytest imports its plugins itself, and complains of those that are there already.
+    from xdist.workermanage import WorkerController
 
 
 class Memory(Protocol):
