@@ -75,10 +75,13 @@ def calls(_injected: None, world: PidNamespace, headers: Path, tmp_path: Path) -
 @pytest.mark.promise("W5", "W7", "R6", "R10")
 def test_each_failure_is_an_error_of_its_call_and_nothing_else(calls: dict[str, list[Call]]) -> None:
     opens, writes, reads = (calls[name] for name in ("open", "write", "read"))
-    # The path, the file, and the two allocations of task_diag's own; a large one may be had in another way.
-    assert len(opens) > 3
-    assert {call.error for call in opens[:-1]} <= {"ENOMEM", ""}
-    assert "ENOMEM" in {call.error for call in opens}
+    # The path's memory and its copy, the file, and the two allocations of task_diag's own; what is large, or only
+    # good to have, may be had in another way.
+    errors = [call.error for call in opens[:-1]]
+    assert set(errors) <= {"EFAULT", "ENOMEM", ""}
+    assert errors.count("EFAULT") == 1
+    assert errors.count("ENOMEM") >= 3
+    assert {call.messages for call in opens} == {0}
 
     assert len(writes) > 1
     assert {call.error for call in writes[:-1]} == {"EFAULT"}
