@@ -158,6 +158,17 @@ def export(paths: Paths, settings: Settings, *, overwrite: bool = False) -> str:
     return f"exported: {', '.join(changed)}." if changed else "nothing to export: patches/ is up to date."
 
 
+def committed(paths: Paths, settings: Settings, out: Path) -> Series:
+    """The worktree's commits as patches in the folder ``out``; work that is in no commit is an error."""
+    worktree = _worktree(paths)
+    if (reason := _dirty(paths, worktree)) is not None:
+        raise WorkspaceError(reason)
+    base = worktree.commit(BASE)
+    assert base is not None
+    format_series(worktree, base, out, prefix=settings.subject_prefix)
+    return Series.load(out)
+
+
 def snapshot(paths: Paths, base: Tree) -> str:
     """Make ``base``'s work tree what ``linux/`` holds right now, committed or not; the commit's id.
 
