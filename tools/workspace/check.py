@@ -69,7 +69,7 @@ def run(
                 say(f"{patch.name} {APPLIES}: FAILED; those after it are not checked.")
         results = paths.results / "check.json"
         try:
-            _run(Bench.of(paths, base, applying, accelerator=accelerator), checks, table)
+            _run(Bench.of(paths, base, wanted, applying=applying, accelerator=accelerator), checks, table)
         finally:
             table.cells += _not_run(table)
             table.write(results)

@@ -104,15 +104,20 @@ class Bench:
     paths: Rooms
     tree: Tree
     patches: tuple[Patch, ...]
+    brings: frozenset[str]
+    """The options that patches of the series add, whether or not they apply."""
     memory: Memory
     accelerator: str | None = None
     _versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Paths, base: Tree, wanted: Series, *, accelerator: str | None = None) -> Bench:
-        """The bench for those patches of a series that apply: the whole series, or up to the first that does not."""
+    def of(
+        cls, paths: Paths, base: Tree, wanted: Series, *, applying: Series | None = None, accelerator: str | None = None
+    ) -> Bench:
+        """The bench for a series, or for those of its patches that apply."""
         rooms = Rooms(paths.root)
-        end = series.commits(base.repository, base.base, wanted)
+        applying = wanted if applying is None else applying
+        end = series.commits(base.repository, base.base, applying)
         own = dataclasses.replace(base, path=rooms.trees / base.key)
         _own_tree(base, own, end)
         commits = own.repository.check("rev-list", "--reverse", f"{base.base}..{end}").split()
@@ -126,15 +131,13 @@ class Bench:
                 Series((file,)).touched,
             )
             for number, (file, commit, parent) in enumerate(
-                zip(wanted.patches, commits, [base.base, *commits[:-1]], strict=True), 1
+                zip(applying.patches, commits, [base.base, *commits[:-1]], strict=True), 1
             )
         )
-        return cls(rooms, own, patches, Memory(rooms.checks / "memory"), accelerator)
-
-    @property
-    def end(self) -> str:
-        """The series' last commit."""
-        return self.patches[-1].commit if self.patches else self.tree.base
+        added = re.compile(r"^\+(?:menu)?config\s+(\w+)", re.MULTILINE)
+        texts = (path.read_text(errors="surrogateescape") for path in wanted.patches)
+        brings = frozenset(name for text in texts for name in added.findall(text))
+        return cls(rooms, own, patches, brings, Memory(rooms.checks / "memory"), accelerator)
 
     @cached_property
     def touched(self) -> frozenset[str]:
@@ -162,12 +165,9 @@ class Bench:
 
     def unknown(self, commit: str) -> frozenset[str]:
         """The options that later patches bring, which a commit cannot be asked for."""
-        return self._options(self.end) - self._options(self.tree.base) - self._options(commit)
-
-    def _options(self, commit: str) -> frozenset[str]:
         menus = sorted(name for name in self.touched if Path(name).name.startswith("Kconfig"))
         texts = [self.tree.repository.run("show", f"{commit}:{name}").out for name in menus]
-        return frozenset(re.findall(r"^(?:menu)?config\s+(\w+)", "\n".join(texts), re.MULTILINE))
+        return self.brings.difference(re.findall(r"^(?:menu)?config\s+(\w+)", "\n".join(texts), re.MULTILINE))
 
     def options(self, flavour: str) -> str:
         """What a flavour asks for, as text."""

@@ -91,20 +91,20 @@ class Uapi(Check):
             if not (installed / header).is_file():
                 lines.append(f"make headers does not install {header}.")
                 continue
-            lines += self._compiled(installed, header)
+            lines += self._compiled(kbuild, header)
             script = bench.tree.path / "usr/include/headers_check.pl"
             checked = command.run(["perl", script, installed, installed / header], env=kbuild.environment())
             if checked.code != 0:
                 lines += (checked.out + checked.err).splitlines()
         return Verdict(not lines, tuple(lines))
 
-    def _compiled(self, installed: Path, header: str) -> list[str]:
+    def _compiled(self, kbuild: Kbuild, header: str) -> list[str]:
         lines = []
         for language, options, times in self.languages:
             for size in ("-m64", "-m32"):
                 words = ["gcc", "-fsyntax-only", "-Wall", "-Werror", size, *options, "-nostdinc", "-ffreestanding"]
-                words += ["-I", str(installed), "-x", language, os.devnull]
-                finished = command.run([*words, *(["-include", header] * times)])
+                words += ["-I", f"{kbuild.objects}/usr/include", "-x", language, os.devnull]
+                finished = command.run([*words, *(["-include", header] * times)], env=kbuild.environment())
                 if finished.code != 0:
                     lines += [f"{header} as {language} with {size}:", *finished.err.splitlines()]
         return lines
