@@ -25,6 +25,8 @@ fragments = ["base", "off"]
 # Beside what kernel_tree has: single objects with W= and C=, headers, and make's record of what an object is made of.
 _MORE = """\
 CHECK ?= sparse
+prepare:
+	@test ! -e $(srctree)/broken-prepare || { echo fs/a.h:1:1: error: broken >&2; exit 1; }
 headers:
 	@mkdir -p usr
 	@test ! -e $(srctree)/broken-headers

@@ -49,7 +49,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
 
 
 def sparse() -> Objects:
-    return Objects("sparse", "sparse is silent", GCC, "C=2", versions=("sparse --version",))
+    return Objects("sparse", "sparse is silent", GCC, "C=1", versions=("sparse --version",))
 
 
 def test_good_patches_pass(make: Making) -> None:
@@ -106,7 +106,7 @@ def test_what_the_parent_has_is_not_the_patchs(make: Making) -> None:
 def test_strict_holds_a_patch_for_the_parents_warnings(make: Making) -> None:
     old = "int config = CONFIG;\n/* BAD one */\n"
     bench = make({"fs/main.c": "int moved;\n" + old}, base={"fs/main.c": old})
-    strict = Objects("sparse", "sparse is silent", GCC, "C=2", strict=True)
+    strict = Objects("sparse", "sparse is silent", GCC, "C=1", strict=True)
     assert not strict.run(bench, bench.patches[0]).passed
 
 
@@ -141,6 +141,11 @@ def test_a_tool_that_fails_without_a_report_is_an_error(make: Making) -> None:
         sparse().run(bench, bench.patches[0])
 
 
+def test_what_comes_before_all_objects_counts(make: Making) -> None:
+    bench = make({"fs/main.c": "int config = CONFIG + 1;\n", "broken-prepare": ""})
+    assert check_objects.WARNINGS.run(bench, bench.patches[0]).lines == ("fs/a.h:1:1: error: broken",)
+
+
 def test_an_option_that_cannot_be_had_is_an_error(make: Making) -> None:
     bench = make(base={"Makefile": checked_kernel.MAKEFILE.replace("cat $(KCONFIG_ALLCONFIG);", "")})
     with pytest.raises(WorkspaceError, match=r"gcc cannot have: kconfig/base.config:1: CONFIG_PROC=y"):
@@ -162,7 +167,7 @@ def test_inputs_are_all_that_matters(make: Making, tmp_path: Path) -> None:
     assert newer != before
     (bench.paths.kconfig / "base.config").write_text("CONFIG_PROC=y\nCONFIG_NUMBER=5\n")
     assert inputs() != newer
-    other = Objects("sparse", "", Toolchain("gcc", ("CC=ccache gcc", "V=1")), "C=2", versions=("sparse --version",))
+    other = Objects("sparse", "", Toolchain("gcc", ("CC=ccache gcc", "V=1")), "C=1", versions=("sparse --version",))
     assert inputs(other) != inputs()
 
 

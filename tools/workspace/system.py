@@ -95,7 +95,8 @@ def _of_llvm(name: str, apt: str, dnf: str) -> Need:
 FOR_CHECKS: dict[str, tuple[Need, ...]] = {
     "uapi": (_program("g++", "g++", "gcc-c++"),),
     "sparse": (_program("sparse", "sparse"),),
-    "coccinelle": (_program("spatch", "coccinelle"),),
+    # Two of the kernel's semantic patches have parts in OCaml, and its script stops at the first that fails.
+    "coccinelle": (_program("spatch", "coccinelle"), _program("ocamlopt", "ocaml")),
     "clang": (
         _of_llvm("clang", "clang-19", "clang"),
         _of_llvm("ld.lld", "lld-19", "lld"),
