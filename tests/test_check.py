@@ -79,7 +79,7 @@ def test_all_good(paths: Paths, tree: Tree, wanted: Series, capsys: pytest.Captu
     order: list[str] = []
     stood_at = tree.repository.commit()
     assert run(paths, tree, wanted, Asked("quick", order, fast=True), Asked("slow", order), Asked("last", order)) == 0
-    assert order == ["quick 1", "quick 3", "slow 1", "last 1", "slow 3", "last 3"]
+    assert order == ["quick 1", "quick 3", "slow 3", "last 3", "slow 1", "last 1"]
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["check", "1", "2", "3", "seconds"]
     assert [line.split()[:4] for line in table[1:5]] == [
@@ -102,7 +102,7 @@ def test_a_failure_is_told_in_the_tools_own_lines(
     bad = Asked("bad", order)
     bad.verdicts[1] = Verdict(False, ("fs/x.c:1: warning: no",), "a note")
     assert run(paths, tree, wanted, bad, Asked("good", order)) == 1
-    assert order == ["bad 1", "good 1", "bad 3", "good 3"], "one failure hides nothing"
+    assert order == ["bad 3", "good 3", "bad 1", "good 1"], "one failure hides nothing"
     told = capsys.readouterr().out
     assert "bad FAILED on 0001-proc-Step-1.patch: not true that it is good\n    fs/x.c:1: warning: no\n" in told
     assert results(paths)["exit_code"] == 1
@@ -116,7 +116,7 @@ def test_nothing_is_asked_twice(paths: Paths, tree: Tree, wanted: Series, capsys
     assert run(paths, tree, wanted, one) == 1
     capsys.readouterr()
     assert run(paths, tree, wanted, one) == 1
-    assert order == ["one 1", "one 3"]
+    assert order == ["one 3", "one 1"]
     told = capsys.readouterr().out
     assert "still bad" in told, "a failure stays one until something changes"
     assert "known" in told
@@ -136,7 +136,7 @@ def test_what_changed_is_asked_again(paths: Paths, tree: Tree, wanted: Series) -
     assert order == ["one 3"]
     one.config = "another config"
     run(paths, tree, checked_kernel.patches(paths, tree, steps), one)
-    assert order == ["one 3", "one 1", "one 3"]
+    assert order == ["one 3", "one 3", "one 1"]
 
 
 def test_a_check_that_changed_is_asked_again(
@@ -147,7 +147,7 @@ def test_a_check_that_changed_is_asked_again(
     run(paths, tree, wanted, one)
     monkeypatch.setattr(check, "definition", lambda _: "edited")
     run(paths, tree, wanted, one)
-    assert order == ["one 1", "one 3"] * 2
+    assert order == ["one 3", "one 1"] * 2
 
 
 def test_a_definition_is_the_code_of_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_torn_memory_is_none(paths: Paths, tree: Tree, wanted: Series) -> None
     for path in (paths.checks / "memory/one").iterdir():
         path.write_text('{"passed": tr')
     run(paths, tree, wanted, one)
-    assert order == ["one 1", "one 3"] * 2
+    assert order == ["one 3", "one 1"] * 2
 
 
 def test_a_patch_that_does_not_apply_ends_the_series(
@@ -203,7 +203,7 @@ def test_a_patch_that_does_not_apply_ends_the_series(
 def test_an_interrupted_run_says_what_it_did_not_get_to(paths: Paths, tree: Tree, wanted: Series) -> None:
     class Stopped(Asked):
         def run(self, bench: Bench, patch: Patch) -> Verdict:
-            if patch.number == 3:
+            if patch.number == 1:
                 raise KeyboardInterrupt
             return super().run(bench, patch)
 
@@ -211,7 +211,7 @@ def test_an_interrupted_run_says_what_it_did_not_get_to(paths: Paths, tree: Tree
     stopped = Stopped("one", order)
     with pytest.raises(KeyboardInterrupt):
         run(paths, tree, wanted, stopped)
-    assert outcomes(paths, "one") == ["passed", "idle", "not run"]
+    assert outcomes(paths, "one") == ["not run", "idle", "passed"]
     assert results(paths)["exit_code"] == 1
     assert run(paths, tree, wanted, Asked("one", order)) == 0
 

@@ -77,15 +77,16 @@ def test_warnings_fail_with_the_compilers_lines(make: Making) -> None:
     assert not verdict.passed
     assert verdict.lines[0].startswith("fs/main.c:2:11: warning: unused parameter")
     assert "int f(int unused)" in verdict.lines[1]
-    assert check_objects.WARNINGS.run(bench, bench.patches[0]) == verdict, "an object that is there hides its warnings"
+    again = Objects("again", "it compiles", GCC, "W=1", strict=True)
+    assert again.run(bench, bench.patches[0]) == verdict, "an object that is there hides its warnings"
 
 
 def test_an_error_of_one_file_does_not_hide_another(make: Making) -> None:
-    bench = make({"fs/main.c": "int config = nowhere;\n", "fs/next.c": "int f(void) { return nothing; }\n"})
-    verdict = check_objects.WARNINGS.run(bench, bench.patches[0])
-    told = "\n".join(verdict.lines)
-    assert "nowhere" in told
-    assert "nothing" in told
+    # More than are compiled at once.
+    names = [f"fs/{number}.c" for number in range(2 * len(os.sched_getaffinity(0)) + 1)]
+    bench = make(dict.fromkeys(names, "int f(void) { return nothing; }\n"))
+    told = check_objects.WARNINGS.run(bench, bench.patches[0]).lines
+    assert [line.partition(":")[0] for line in told if "'nothing' undeclared" in line] == names
 
 
 def test_what_the_parent_has_is_not_the_patchs(make: Making) -> None:
@@ -162,6 +163,7 @@ def test_inputs_are_all_that_matters(make: Making, tmp_path: Path) -> None:
 
     before = inputs()
     assert inputs() == before
+    assert {bench.content(patch.commit), bench.content(patch.parent), "fs/main.c"} <= set(before)
     checked_kernel.program(tmp_path / "bin", "sparse", SPARSE.replace('"1"', '"2"'))
     newer = inputs()
     assert newer != before

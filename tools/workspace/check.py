@@ -16,7 +16,7 @@ from workspace.tree import Tree
 
 APPLIES = "applies"
 _SAYS_APPLIES = "`git am` takes the patch on those before it"
-# The quick ones first, for each patch; then patch by patch, so that each kernel is built on its parent's objects.
+# The quick ones first, for each patch; then patch by patch, so that each kernel is built on its neighbour's objects.
 CHECKS: tuple[Check, ...] = (
     *check_patch.CHECKS,
     check_objects.WARNINGS,
@@ -100,7 +100,8 @@ def _run(bench: Bench, checks: Sequence[Check], table: Table) -> None:
     for patch in bench.patches:
         for check in (check for check in checks if check.fast):
             table.cells.append(_ask(bench, check, patch))
-    for patch in bench.patches:
+    # What `build` has compiled is the whole series, and so what ccache has: from there each step back is a small one.
+    for patch in reversed(bench.patches):
         for check in (check for check in checks if not check.fast):
             table.cells.append(_ask(bench, check, patch))
 

@@ -111,6 +111,7 @@ class Objects(Check):
         output = finished.out + finished.err
         bench.log(self.name, output)
         found = check_warnings.parse(output, source=str(kbuild.source), any_text=self._any_text)
+        found.sort(key=lambda report: report.path)
         if finished.code != 0 and not any(re.search(r"\berror: ", report.lines[0]) for report in found):
             last = tuple(line for line in output.splitlines() if line.strip())[-12:]
             # A failure that nobody explained is nobody's but this commit's, each time.

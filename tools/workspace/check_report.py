@@ -65,7 +65,7 @@ class Table:
             how_old = "" if not old else "  known" if old == len(done) else f"  {old} of {len(done)} known"
             rows.append(f"{name:{width}}{shown}{spent}{how_old}")
         rows += ["", *(f"{number:>4}  {name}" for number, name in enumerate(self.patches, 1))]
-        for cell in self.failed:
+        for cell in sorted(self.failed, key=lambda cell: cell.patch):
             rows += [
                 "",
                 f"{cell.check} FAILED on {self.patches[cell.patch - 1]}: not true that {self.checks[cell.check]}",
@@ -75,6 +75,7 @@ class Table:
 
     def write(self, path: Path) -> None:
         """Write all of it, in one step."""
+        order = list(self.checks)
         data = {
             **self.facts,
             "started": self.started,
@@ -92,7 +93,7 @@ class Table:
                     **({"lines": list(cell.lines)} if cell.lines else {}),
                     **({"note": cell.note} if cell.note else {}),
                 }
-                for cell in self.cells
+                for cell in sorted(self.cells, key=lambda cell: (order.index(cell.check), cell.patch))
             ],
         }
         storage.write_whole(path, json.dumps(data, indent=1) + "\n")
