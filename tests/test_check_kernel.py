@@ -120,6 +120,8 @@ def test_objects_are_those_of_one_source_of_the_kernel(tmp_path: Path) -> None:
         "lib/.made.o.cmd": "source_lib/made.o := lib/made.c\n",
         "fs/.lost.o.cmd": "source_fs/lost.o := ../../../trees/t/fs/lost.c\n",
         "tools/objtool/.x.o.cmd": "source_tools/objtool/x.o := x.c\n",
+        "arch/x86/boot/.header.o.cmd": "source_arch/x86/boot/header.o := ../../../trees/t/arch/x86/boot/header.S\n",
+        "arch/x86/boot/header.o": "the size of the image",
         "fs/x.o": "x",
         "fs/all.o": "all",
         "lib/made.o": "made",

@@ -13,6 +13,8 @@ from workspace.check_bench import Bench, Check, Patch, Verdict, definition
 from workspace.kbuild import Kbuild, ccache_environment
 from workspace.kernel import BuildError, Kernel
 
+# tools/ and scripts/ are programs of the host; what boots the kernel wraps its image, and so follows from the rest.
+_NO_KERNEL = re.compile(r"(tools|scripts|arch/[^/]+/boot)/")
 _SOURCE = re.compile(r"^source_(\S+) := (\S+)$", re.MULTILINE)
 # These hold the names of all options, set or not, so that a new option changes them: CONFIG_IKCONFIG.
 _HOLDS_CONFIG = frozenset({"kernel/configs.o"})
@@ -147,10 +149,9 @@ def compiled(folder: Path, source: Path) -> dict[str, list[str]]:
     """The objects that are made of one source of the tree: name, then source and a digest of the content."""
     found = {}
     for command_file in folder.rglob(".*.o.cmd"):
-        place = command_file.relative_to(folder)
         made_of = _SOURCE.search(command_file.read_text(errors="replace"))
-        # tools/ and scripts/ are programs of the host; what is linked of several objects has no source of its own.
-        if made_of is None or place.parts[0] in {"tools", "scripts"}:
+        # What is linked of several objects has no source of its own.
+        if made_of is None or _NO_KERNEL.match(made_of[1]):
             continue
         path = folder / made_of[1]
         if path.is_file():
