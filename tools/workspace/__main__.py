@@ -79,13 +79,13 @@ def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _r
 def _do_check(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     checks = check.choose(arguments.only, fast=arguments.fast)
     base = tree.obtain(paths, settings, clone=arguments.tree)
-    say(tree.describe(base, ()))
     with storage.scratch_folder(paths.build, "check") as room:
         if arguments.worktree:
             (room / "patches").mkdir()
             patches = worktree.committed(paths, settings, room / "patches")
         else:
             patches = series.Series.load(paths.patches)
+        say(tree.describe(base, patches.touched))
         facts = {
             "tree": base.kind,
             "version": base.version,
