@@ -142,6 +142,13 @@ def test_a_tool_that_fails_without_a_report_is_an_error(make: Making) -> None:
         sparse().run(bench, bench.patches[0])
 
 
+def test_a_checker_that_make_does_without_is_an_error(make: Making) -> None:
+    said = "C=1 specified, but sparse is not available or not up to date"
+    bench = make(base={"Makefile": f"$(warning {said})\n{checked_kernel.MAKEFILE}"})
+    with pytest.raises(WorkspaceError, match=f"nothing was checked: make said `{said}`"):
+        sparse().run(bench, bench.patches[0])
+
+
 def test_what_comes_before_all_objects_counts(make: Making) -> None:
     bench = make({"fs/main.c": "int config = CONFIG + 1;\n", "broken-prepare": ""})
     assert check_objects.WARNINGS.run(bench, bench.patches[0]).lines == ("fs/a.h:1:1: error: broken",)
