@@ -33,6 +33,12 @@ def vmtest(session: nox.Session) -> None:
     python(session, "-m", "workspace", "vmtest", *session.posargs)
 
 
+@nox.session(default=False)
+def check(session: nox.Session) -> None:
+    """Check each patch: style, warnings, compilers, builds, boots: [--only NAME,..] [--fast] [--worktree]."""
+    python(session, "-m", "workspace", "check", *session.posargs)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the tools on the host: no kernel, seconds. Takes pytest's options."""

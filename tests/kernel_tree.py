@@ -26,6 +26,11 @@ config NUMBER
 	default 4
 """.replace("    ", "\t")
 
+HEADERS = """\
+headers:
+	@mkdir -p usr/include/linux
+	@touch usr/include/linux/task_diag.h
+"""
 # As the kernel's, this Makefile starts itself anew in the objects' folder. In place of Kconfig's tool it
 # writes down what it is asked for, and what the file `follows` has.
 MAKEFILE = """\
@@ -48,9 +53,6 @@ bzImage: vmlinux
 	@echo $(KERNELVERSION) > include/config/kernel.release
 	@cp vmlinux arch/x86/boot/bzImage
 	@echo bzImage >> goals
-headers:
-	@mkdir -p usr/include/linux
-	@touch usr/include/linux/task_diag.h
 fs/main.o: $(srctree)/fs/main.c .config
 	@mkdir -p fs
 	@echo '  CC      $@'
@@ -58,8 +60,8 @@ fs/main.o: $(srctree)/fs/main.c .config
 vmlinux: fs/main.o
 	@echo '  LD      $@'
 	@ld --build-id=sha1 -e 0 -o $@ $<
-endif
 """
+MAKEFILE += f"{HEADERS}endif\n"
 
 MAIN = "int config = CONFIG;\n"
 

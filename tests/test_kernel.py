@@ -153,7 +153,7 @@ def test_other_failures_show_the_last_words(paths: Paths, tree: Tree) -> None:
 
 
 def test_only_the_first_errors_are_shown() -> None:
-    failures = kernel._Failures("/trees/t", "linux")
+    failures = kernel.Failures("/trees/t", "linux")
     for n in range(9):
         failures.see(f"  CC      fs/{n}.o")
         failures.see(f"/trees/t/fs/{n}.c: In function 'f':")

@@ -152,3 +152,15 @@ def test_nothing_of_the_last_run_is_left(tmp_path: Path, results: Results) -> No
         guests=1,
     )
     assert list((results.folder / "consoles").iterdir()) == []
+
+
+def test_a_new_run_keeps_what_is_not_of_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    for name in ("check.json", "junit.xml", "results.json", "consoles/guest-1.log", "configs/off.config"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    started(tmp_path, "CONFIG_TASK_DIAG=y\n")
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
+        "check.json",
+        "configs/default.config",
+    ]

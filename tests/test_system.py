@@ -88,3 +88,32 @@ def test_headers_are_found_in_the_folder_of_an_architecture(monkeypatch: pytest.
     header.parent.mkdir(parents=True)
     header.touch()
     assert need.present()
+
+
+def _program(path: Path, version: int) -> None:
+    path.write_text(f"#!/bin/sh\necho clang version {version}.1.2\n")
+    path.chmod(0o755)
+
+
+def test_the_newest_llvm_that_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (clang, *_), names = system.FOR_CHECKS["clang"], ("clang", "ld.lld", "llvm-nm")
+    assert system.llvm() is None
+    assert not clang.present()
+    for name in names:
+        _program(tmp_path / name, 14)
+    assert system.llvm() is None, "too old for the kernel"
+    for name in names:
+        _program(tmp_path / name, 19)
+    assert system.llvm() == "1"
+    for name in names:
+        _program(tmp_path / f"{name}-18", 18)
+    _program(tmp_path / "clang-20", 20)
+    assert system.llvm() == "-18"
+    assert clang.present()
+
+
+def test_what_only_checks_need_is_asked_of_nobody_else() -> None:
+    others = {need.apt for needs in system.FOR_CHECKS.values() for need in needs}
+    assert others >= {"sparse", "coccinelle", "clang-19", "gcc-aarch64-linux-gnu", "gcc-s390x-linux-gnu"}
+    assert not others & {need.apt for need in system.NEEDS}

@@ -652,3 +652,17 @@ def test_a_second_run_at_once_is_refused(paths: Paths, base: Tree, developed: Re
             worktree.snapshot(paths, base)
     assert (patches(paths), content(paths.worktree)) == before
     assert worktree.export(paths, SETTINGS).startswith("exported: ")
+
+
+def test_commits_as_patches_without_exporting(paths: Paths, developed: Repository, tmp_path: Path) -> None:
+    before = patches(paths)
+    (developed.path / "fs/proc/base.c").write_text("int other;\n")
+    small_kernel.commit(developed, "proc: One more\n\nWhy.", date=1_700_000_600)
+    (tmp_path / "out").mkdir()
+    series_there = worktree.committed(paths, SETTINGS, tmp_path / "out")
+    assert [path.name for path in series_there.patches][2:] == ["0003-proc-One-more.patch"]
+    assert patches(paths) == before
+    (developed.path / "fs/proc/base.c").write_text("int in_no_commit;\n")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(WorkspaceError, match=r"work in no commit \(fs/proc/base.c\)"):
+        worktree.committed(paths, SETTINGS, tmp_path / "again")

@@ -1,4 +1,4 @@
-"""The command behind the sessions: ``python -m workspace build|vmtest|mutants|demo|shell|edit|export``."""
+"""The command behind the sessions: ``python -m workspace build|vmtest|mutants|check|demo|shell|edit|export``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workspace import accelerator, hunt, kconfig, kernel, mutants, series, shell, storage, tree, vmtest, worktree
+from workspace import accelerator, check, hunt, kconfig, kernel, mutants, series, shell, storage, tree, vmtest, worktree
 from workspace.errors import Terminated, WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.progress import say
@@ -89,6 +89,26 @@ def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _r
     return code
 
 
+def _do_check(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    checks = check.choose(arguments.only, fast=arguments.fast)
+    base = tree.obtain(paths, settings, clone=arguments.tree)
+    with storage.scratch_folder(paths.build, "check") as room:
+        if arguments.worktree:
+            (room / "patches").mkdir()
+            patches = worktree.committed(paths, settings, room / "patches")
+        else:
+            patches = series.Series.load(paths.patches)
+        say(tree.describe(base, patches.touched))
+        facts = {
+            "tree": base.kind,
+            "version": base.version,
+            "origin": base.origin,
+            "base": base.base,
+            "series": f"{'the worktree' if arguments.worktree else 'patches/'} ({patches.digest})",
+        }
+        return check.run(paths, base, patches, checks, facts=facts, accelerator=arguments.accel)
+
+
 def _do_edit(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     base = tree.obtain(paths, settings, clone=arguments.tree)
     patches = series.Series.load(paths.patches)
@@ -124,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
             "build, then run vmtests/ in guests; takes pytest's options too",
         ),
         ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
+        ("check", _do_check, [source, where], "check each patch: style, warnings, compilers, builds, boots"),
         ("demo", _do_demo, [source, what, where], "build, boot, and print the guest's tasks"),
         ("shell", _do_shell, [source, what, where], "build, boot, and open a shell"),
         ("edit", _do_edit, [source], "give the worktree linux/ with the series as commits"),
@@ -142,6 +163,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--overwrite", action="store_true", help="even if patches/ changed since `nox -s edit`"
             )
+        if name == "check":
+            command.add_argument("--only", metavar="NAME,..", help="these checks; a wrong name gets the list")
+            command.add_argument("--fast", action="store_true", help="the quick ones, which CI runs")
+            command.add_argument("--worktree", action="store_true", help="the commits of linux/ instead of patches/")
         if name == "vmtest":
             command.epilog = (
                 "-n N: N guests at once; --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "

@@ -56,6 +56,7 @@ class Kbuild:
     source: Path
     objects: Path
     extra: Mapping[str, str] = field(default_factory=dict)
+    toolchain: tuple[str, ...] = ("CC=ccache gcc",)
 
     def __post_init__(self) -> None:
         for path in (self.source, self.objects):
@@ -67,7 +68,7 @@ class Kbuild:
 
     def words(self, *targets: str) -> list[str]:
         """The command that makes ``targets``."""
-        return ["make", "-C", str(self.source), f"O={self.objects}", "CC=ccache gcc", *targets]
+        return ["make", "-C", str(self.source), f"O={self.objects}", *self.toolchain, *targets]
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment that this command needs."""

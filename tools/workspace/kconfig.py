@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Flavour:
     objects_from: str | None = None
     steps: int | None = None
     on_top: str | None = None
+
+    def leaving_out(self, names: frozenset[str]) -> Flavour:
+        """The same without the options of these names."""
+        return replace(self, options={name: option for name, option in self.options.items() if name not in names})
 
 
 def read_fragment(path: Path) -> list[Option]:

@@ -28,6 +28,10 @@ _SCARCE = 64 << 20  # bytes: with less, a failed build is suspected to have fail
 _TORN = 10.0  # seconds: far longer than any object takes to be written
 
 
+class BuildError(WorkspaceError):
+    """The source does not compile or link: no fault of the machine's."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A built kernel: ``folder`` is make's O=; ``build_id`` the GNU build id of its vmlinux, in hex."""
@@ -80,13 +84,15 @@ def build(
     *,
     commit: str,
     shown_as: Path | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Kernel:
     """Configure and build ``commit``, which ``tree.path`` stands at, as ``flavour``.
 
-    In what the user sees, ``shown_as`` takes the place of ``tree.path``. Raises WorkspaceError with the
-    first errors of the compiler and the path of the log.
+    In what the user sees, ``shown_as`` takes the place of ``tree.path``. ``without``: options of the flavour that
+    are not asked for, because the commit is one of the series' first and does not know them. Raises BuildError
+    with the first errors of the compiler and the path of the log.
     """
-    wanted = kconfig.flavour(paths.kconfig, flavour)
+    wanted = kconfig.flavour(paths.kconfig, flavour).leaving_out(without)
     objects = folder(paths, tree, flavour)
     cache = ccache_environment(root=paths.root, cache=paths.build / "ccache")
     kbuild = Kbuild(tree.path, objects, cache)
@@ -158,7 +164,7 @@ def _move_programs(copy: Path, donor: Path, objects: Path) -> None:
 
 def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> None:
     log = paths.logs / f"build-{flavour.name}.log"
-    failures = _Failures(str(kbuild.source), str(shown_as))
+    failures = Failures(str(kbuild.source), str(shown_as))
     marker = kbuild.objects / _AT_WORK
     if marker.exists():
         _drop_torn(kbuild.objects)
@@ -184,7 +190,7 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
         marker.unlink()
     if finished.code != 0:
         head = f"the kernel (flavour {flavour.name}) does not build{full}; whole log: {log}"
-        raise WorkspaceError("\n    ".join([head, *failures.shown(finished.out)]))
+        raise BuildError("\n    ".join([head, *failures.shown(finished.out)]))
 
 
 def _full(kbuild: Kbuild) -> str:
@@ -203,10 +209,11 @@ def _steps(objects: Path, flavour: Flavour) -> int | None:
     return left if left > flavour.steps // 10 else None
 
 
-class _Failures:
+class Failures:
     """The first errors in make's output, with the lines that explain them; warnings are told as they come."""
 
     def __init__(self, source: str, shown_as: str) -> None:
+        """In what is shown, ``shown_as`` takes the place of the folder ``source``."""
         self._source, self._shown_as = source, shown_as
         self._lines: list[str] = []
         self._errors = 0

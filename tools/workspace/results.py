@@ -51,7 +51,10 @@ class Results:
     @classmethod
     def started(cls, kernel: Kernel, vm: Machine, *, facts: Mapping[str, str], folder: Path, guests: int) -> Results:
         """Make room for a new run's results; those of the last run are gone, so that none is taken for the new."""
-        shutil.rmtree(folder, ignore_errors=True)
+        for name in ("consoles", "configs"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("junit.xml", "results.json"):
+            (folder / name).unlink(missing_ok=True)
         (folder / "consoles").mkdir(parents=True)
         config = kernel.config.read_text()
         storage.write_whole(folder / "configs" / f"{kernel.flavour}.config", config)

@@ -56,6 +56,11 @@ class Paths:
         return self.build / "kernels"
 
     @property
+    def checks(self) -> Path:
+        """The checks' own trees and objects, and what they found."""
+        return self.build / "checks"
+
+    @property
     def logs(self) -> Path:
         """Output of builds and downloads."""
         return self.build / "logs"

@@ -6,6 +6,7 @@ Standard library only: this runs before the locked environment exists.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -70,6 +71,40 @@ NEEDS: tuple[Need, ...] = (
     _header("gelf.h", "libelf-dev", "elfutils-libelf-devel"),
     _header("openssl/opensslv.h", "libssl-dev", "openssl-devel"),
 )
+
+_OLDEST_LLVM, _NEWEST_LLVM = 17, 40
+
+
+def llvm() -> str | None:
+    """What make takes after LLVM= for the newest whole LLVM of this machine: ``-19``, or ``1`` if it has no number."""
+    for suffix in (*(f"-{number}" for number in range(_NEWEST_LLVM, _OLDEST_LLVM - 1, -1)), ""):
+        if all(shutil.which(f"{name}{suffix}") for name in ("clang", "ld.lld", "llvm-nm")):
+            if suffix:
+                return suffix
+            told = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=False).stdout
+            version = re.search(r"version (\d+)", told)
+            return "1" if version and int(version[1]) >= _OLDEST_LLVM else None
+    return None
+
+
+def _of_llvm(name: str, apt: str, dnf: str) -> Need:
+    return Need(f"{name} {_OLDEST_LLVM} or newer", lambda: llvm() is not None, apt, dnf)
+
+
+# What the checks of these names need beyond that; nobody else has to install it.
+FOR_CHECKS: dict[str, tuple[Need, ...]] = {
+    "uapi": (_program("g++", "g++", "gcc-c++"),),
+    "sparse": (_program("sparse", "sparse"),),
+    # Two of the kernel's semantic patches have parts in OCaml, and its script stops at the first that fails.
+    "coccinelle": (_program("spatch", "coccinelle"), _program("ocamlopt", "ocaml")),
+    "clang": (
+        _of_llvm("clang", "clang-19", "clang"),
+        _of_llvm("ld.lld", "lld-19", "lld"),
+        _of_llvm("llvm-nm", "llvm-19", "llvm"),
+    ),
+    "arm64": (_program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),),
+    "s390x": (_program("s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu"),),
+}
 
 
 def missing(needs: Sequence[Need] = NEEDS) -> list[Need]:

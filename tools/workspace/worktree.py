@@ -252,6 +252,17 @@ def _write_mutants(patch: Path, scratch: Repository, commit: str) -> list[str]:
     return [f"vmtests/{patch.name}"] if storage.write_whole(patch, made.read_bytes()) else []
 
 
+def committed(paths: Paths, settings: Settings, out: Path) -> Series:
+    """The worktree's commits as patches in the folder ``out``; work that is in no commit is an error."""
+    worktree = _worktree(paths)
+    if (reason := _dirty(paths, worktree)) is not None:
+        raise WorkspaceError(reason)
+    base = worktree.commit(BASE)
+    assert base is not None
+    format_series(worktree, base, out, prefix=settings.subject_prefix)
+    return Series.load(out)
+
+
 def snapshot(paths: Paths, base: Tree) -> str:
     """Make ``base``'s work tree what ``linux/`` holds right now, committed or not; the commit's id.
 

@@ -1,0 +1,185 @@
+"""Whole kernels of each patch: they build, they boot, and without the option nothing changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from workspace import command, kernel, shell, storage
+from workspace.check_bench import Bench, Check, Patch, Verdict, definition
+from workspace.kbuild import Kbuild, ccache_environment
+from workspace.kernel import BuildError, Kernel
+
+# tools/ and scripts/ are programs of the host; what boots the kernel wraps its image, and so follows from the rest.
+_NO_KERNEL = re.compile(r"(tools|scripts|arch/[^/]+/boot)/")
+_SOURCE = re.compile(r"^source_(\S+) := (\S+)$", re.MULTILINE)
+# These hold the names of all options, set or not, so that a new option changes them: CONFIG_IKCONFIG.
+_HOLDS_CONFIG = frozenset({"kernel/configs.o"})
+
+
+def _built(bench: Bench, flavour: str, commit: str) -> Kernel:
+    bench.at(commit)
+    return kernel.build(bench.paths, bench.tree, flavour, commit=commit, without=bench.unknown(commit))
+
+
+def _tools(bench: Bench) -> tuple[str, ...]:
+    return tuple(bench.version(name, "--version") for name in ("gcc", "ld", "make"))
+
+
+class Builds(Check):
+    """A flavour's kernel, built on the objects of the last patch's."""
+
+    def __init__(self, flavour: str) -> None:
+        self.name, self.flavour = flavour, flavour
+        self.says = f"the kernel of flavour {flavour} builds"
+
+    def inputs(self, bench: Bench, patch: Patch) -> Iterable[str]:
+        """The source, the options and the tools."""
+        return (bench.content(patch.commit), bench.options(self.flavour), *_tools(bench))
+
+    def run(self, bench: Bench, patch: Patch) -> Verdict:
+        """The answer."""
+        try:
+            built = _built(bench, self.flavour, patch.commit)
+        except BuildError as error:
+            return Verdict(False, tuple(str(error).splitlines()))
+        return Verdict(True, note=f"build id {built.build_id}")
+
+
+class Boots(Check):
+    """The default flavour's kernel, booted to its user space."""
+
+    name = "boots"
+    says = "the kernel of flavour default gets to user space, and runs a program"
+    lasting = False
+
+    def inputs(self, bench: Bench, patch: Patch) -> Iterable[str]:
+        """As for building, and what it is booted on."""
+        return (
+            bench.content(patch.commit),
+            bench.options("default"),
+            *_tools(bench),
+            bench.version("qemu-system-x86_64", "--version"),
+            str(bench.accelerator),
+        )
+
+    def run(self, bench: Bench, patch: Patch) -> Verdict:
+        """The answer."""
+        try:
+            built = _built(bench, "default", patch.commit)
+        except BuildError:
+            return Verdict(False, ("there is no kernel to boot: it does not build.",))
+        words = ["sh", "-c", "cat /proc/sys/kernel/osrelease && cat /proc/self/comm"]
+        code, told = shell.execute(built, words, paths=bench.paths, wanted=bench.accelerator)
+        good = code == 0 and told.splitlines()[:1] == [built.release]
+        return Verdict(good, () if good else (f"exit code {code}, and it said:", *told.splitlines()))
+
+
+class AllNo(Check):
+    """The smallest kernel there is: of what depends on much, all is missing."""
+
+    name = "allnoconfig"
+    says = "the kernel of `make allnoconfig` builds"
+
+    def inputs(self, bench: Bench, patch: Patch) -> Iterable[str]:
+        """The source and the tools."""
+        return (bench.content(patch.commit), *_tools(bench))
+
+    def run(self, bench: Bench, patch: Patch) -> Verdict:
+        """The answer."""
+        bench.at(patch.commit)
+        cache = ccache_environment(root=bench.paths.root, cache=bench.paths.build / "ccache")
+        kbuild = Kbuild(bench.tree.path, bench.paths.kernels / bench.tree.key / "allnoconfig", cache)
+        trial = kbuild.objects / ".config.trial"
+        kbuild.check("allnoconfig", KCONFIG_CONFIG=str(trial))
+        storage.write_whole(kbuild.objects / ".config", trial.read_text())
+        log = bench.paths.logs / "build-allnoconfig.log"
+        jobs = f"-j{len(os.sched_getaffinity(0))}"
+        errors = kernel.Failures(f"{kbuild.source}/", "")
+        finished = command.follow(
+            kbuild.words(jobs, "--output-sync=target", "vmlinux"),
+            log=log,
+            env=kbuild.environment(),
+            on_line=errors.see,
+        )
+        if finished.code != 0:
+            return Verdict(False, (f"it does not build; whole log: {log}", *errors.shown(finished.out)))
+        return Verdict(True)
+
+
+class Unchanged(Check):
+    """The off flavour's objects before and after a patch, byte by byte.
+
+    A patch may change the objects of the .c files that it changes, which it is to give a reason for; others, that
+    is by way of a header or an option, not at all. So a kernel without TASK_DIAG is the base's, but for the files
+    that patches which prepare it touch.
+    """
+
+    name = "unchanged"
+    says = "without TASK_DIAG the patch changes no object but those of .c files that it changes"
+
+    def inputs(self, bench: Bench, patch: Patch) -> Iterable[str]:
+        """Both sources, the options and the tools."""
+        return (bench.content(patch.parent), bench.content(patch.commit), bench.options("off"), *_tools(bench))
+
+    def run(self, bench: Bench, patch: Patch) -> Verdict:
+        """The answer."""
+        try:
+            before, after = (self._objects(bench, commit) for commit in (patch.parent, patch.commit))
+        except BuildError as error:
+            return Verdict(False, tuple(str(error).splitlines()))
+        own, other = differing(before, after, patch.touched)
+        lines = [f"{name} {how}, and the patch does not touch its source" for name, how in other.items()]
+        return Verdict(not other, tuple(lines), note=", ".join(f"{name} {how}" for name, how in own.items()))
+
+    def _objects(self, bench: Bench, commit: str) -> dict[str, list[str]]:
+        key = storage.digest(definition(self), bench.content(commit), bench.options("off"), *_tools(bench))
+        known: dict[str, list[str]] | None = bench.memory.get("objects", key)
+        if known is None:
+            folder = _built(bench, "off", commit).folder
+            known = compiled(folder, bench.tree.path)
+            bench.memory.put("objects", key, known)
+        return known
+
+
+def compiled(folder: Path, source: Path) -> dict[str, list[str]]:
+    """The objects that are made of one source of the tree: name, then source and a digest of the content."""
+    found = {}
+    for command_file in folder.rglob(".*.o.cmd"):
+        made_of = _SOURCE.search(command_file.read_text(errors="replace"))
+        # What is linked of several objects has no source of its own.
+        if made_of is None or _NO_KERNEL.match(made_of[1]):
+            continue
+        path = folder / made_of[1]
+        if path.is_file():
+            real = (folder / made_of[2]).resolve()
+            name = str(real.relative_to(source)) if real.is_relative_to(source) else made_of[2]
+            found[made_of[1]] = [name, hashlib.sha256(path.read_bytes()).hexdigest()]
+    return found
+
+
+def differing(
+    before: Mapping[str, list[str]], after: Mapping[str, list[str]], touched: Iterable[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The objects that differ: those of sources that a patch touches (or that hold the options), and the others."""
+    changed = set(touched)
+    own, other = {}, {}
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        how = "is new" if old is None else "is gone" if new is None else "differs"
+        source = (new or old or [""])[0]
+        if name in _HOLDS_CONFIG and old and new:
+            own[name] = f"{how} (it holds the list of all options)"
+        elif source in changed and old and new:
+            own[name] = how
+        else:
+            other[name] = how
+    return own, other
+
+
+CHECKS: tuple[Check, ...] = (Builds("default"), Boots(), Unchanged(), Builds("off"), AllNo())
