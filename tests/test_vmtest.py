@@ -182,24 +182,6 @@ def test_an_interrupted_run_leaves_results_and_no_guest(clone: Clone, number: si
     assert not alive(str(clone.stand_in.program))
 
 
-def test_the_end_of_who_watches_a_guest_ends_the_run_with_a_sentence(clone: Clone) -> None:
-    clone.stand_in.behave("stops at boot")
-    run = subprocess.Popen(
-        clone.words("vmtests/test_small.py::test_one"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
-    while not (watching := alive(f"{clone.driver}\0guest")):
-        assert run.poll() is None
-        time.sleep(0.02)
-    while not alive(str(clone.stand_in.program)):
-        time.sleep(0.02)
-    os.kill(watching[0], signal.SIGKILL)
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode == 6
-    assert "the program that watched the guest was killed" in said
-    assert "INTERNALERROR" not in said
-    assert not alive(str(clone.stand_in.program))
-
-
 def test_a_second_run_at_once_is_refused_and_leaves_the_first_alone(clone: Clone) -> None:
     process = started(clone)
     guests = alive(str(clone.stand_in.program))
