@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,9 +52,13 @@ def test_a_signal_is_named() -> None:
         command.check(["sh", "-c", "kill -KILL $$"])
 
 
-def test_a_missing_program_is_one_sentence() -> None:
-    with pytest.raises(WorkspaceError, match="`no-such-program` was not found: install it"):
-        command.run(["no-such-program"])
+@pytest.mark.parametrize("tethered", [True, False])
+def test_a_missing_program_is_one_sentence(tethered: bool) -> None:
+    with (
+        pytest.raises(WorkspaceError, match="`no-such-program` was not found: install it"),
+        command.started(["no-such-program"], tethered=tethered),
+    ):
+        pass
 
 
 def test_a_program_that_takes_too_long_is_ended_with_what_it_started(tmp_path: Path) -> None:
@@ -88,22 +93,104 @@ def test_follow_writes_the_log_and_hands_on_each_line(tmp_path: Path) -> None:
     assert (finished.code, lines, log.read_text()) == (2, ["a", "b"], "a\nb\n")
 
 
+TOOLS = Path(command.__file__).parents[1]
+
+
+def working(tmp_path: Path, code: str) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """A Python that runs ``code``, and the pids that this leads to in the file ``pids``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(TOOLS)}, stderr=subprocess.PIPE
+    )
+    pids = tmp_path / "pids"
+    while not pids.exists() or not pids.read_text().endswith("\n"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process, [int(pid) for pid in pids.read_text().split()]
+
+
+WORKSPACE = """
+import sys
+from workspace import __main__ as main, command
+def work(*_): command.run(["sh", "-c", "sleep 600 & echo $! $$ >pids; wait"])
+main._do_build = work
+sys.exit(main.main(["build"]))
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_to_the_workspace_leaves_no_process(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    child = tmp_path / "child"
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import sys\n"
-        "from workspace import __main__ as main, command\n"
-        f"def work(*_): command.run(['sh', '-c', 'sleep 600 & echo $! > {child}; wait'])\n"
-        "main._do_build = work\n"
-        "sys.exit(main.main(['build']))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[1])}
-    with subprocess.Popen([sys.executable, str(program)], env=environment, stderr=subprocess.PIPE) as process:
-        end = time.monotonic() + 20
-        while not (child.exists() and child.read_text().strip()) and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(20) == code
-    assert gone(int(child.read_text()))
+    process, pids = working(tmp_path, WORKSPACE)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == code
+    assert [pid for pid in pids if not gone(pid)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_workspace_ends_with_who_started_it(number: signal.Signals, tmp_path: Path) -> None:
+    # At SIGTERM nox, too, ends without a word to its children.
+    process, pids = working(tmp_path, f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WORKSPACE!r}])")
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert [pid for pid in pids if not gone(pid)] == []
+
+
+STARTED = "with command.started({words!r}, tethered=True): signal.pause()"
+FOLLOWED = "command.follow({words!r}, log=Path('log'))"
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (STARTED, "sleep 600 & echo $! $$ >pids; wait"),
+        (FOLLOWED, "sleep 600 & echo $! $$ >pids; wait"),
+        (STARTED, "trap '' TERM HUP INT; sleep 600 & echo $! $$ >pids; wait"),
+        (STARTED, "sh -c 'kill -s STOP $$' & echo $! $$ >pids; kill -s STOP $$"),
+        (STARTED, "sh -c 'sleep 0.2; echo $$ >pids; exec sleep 600' & :"),
+    ],
+    ids=["plain", "followed", "deaf", "stopped", "without a leader"],
+)
+def test_what_is_tethered_ends_with_us_when_we_are_killed(tmp_path: Path, how: str, line: str) -> None:
+    imports = "import signal; from pathlib import Path; from workspace import command"
+    process, pids = working(tmp_path, f"{imports}\n{how.format(words=['sh', '-c', line])}")
+    process.kill()
+    process.wait()
+    assert [pid for pid in pids if not gone(pid)] == []
+
+
+def test_what_is_tethered_sees_no_difference(tmp_path: Path) -> None:
+    line = "grep Sig /proc/self/status; ls /proc/self/fd; cat; pwd; echo $HOME; exit 7"
+    seen = []
+    for tethered in (False, True):
+        with command.started(
+            ["sh", "-c", line],
+            cwd=tmp_path,
+            env={"HOME": "x", "PATH": os.environ["PATH"]},
+            stdout=subprocess.PIPE,
+            tethered=tethered,
+        ) as process:
+            assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
+            # To the end of its output, which nothing else holds.
+            seen.append((process.communicate(timeout=20), process.returncode))
+    assert seen[0] == seen[1]
+    assert seen[0][1] == 7
+
+
+def test_nothing_of_a_tether_stays() -> None:
+    with command.started(["sh", "-c", "echo $$"], stdout=subprocess.PIPE, tethered=True) as process:
+        assert process.stdout is not None
+        group = int(process.stdout.readline())
+        process.wait()
+        waiting = members(group)
+    assert len(waiting) == 1
+    assert gone(waiting[0])
+
+
+def members(group: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, IndexError):
+            state, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(number) == group and state != "Z":
+                found.append(int(entry.name))
+    return found

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from stand_in import StandIn, run
 
 from workspace import machine
 from workspace.guest import Kind, Run, Verdict, boot_worker, inside
-from workspace.machine import Record
+from workspace.machine import Process, Record, host_boot
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -141,6 +143,13 @@ def started(stand_in: StandIn, guests: Run) -> tuple[subprocess.Popen[bytes], Re
     return process, record
 
 
+def ended(record: Record) -> bool:
+    end = time.monotonic() + 20
+    while record.members() and time.monotonic() < end:
+        time.sleep(0.05)
+    return record.members() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_guest(tmp_path: Path, number: signal.Signals) -> None:
     guests = run(tmp_path, patience=60)
@@ -164,23 +173,38 @@ def test_a_guest_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         time.sleep(0.02)
     parent.kill()
     parent.wait()
-    end = time.monotonic() + 20
-    while record.members() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert record.members() == []
+    assert ended(record)
 
 
-def test_the_next_run_ends_what_a_killed_run_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_guest_ends_with_who_watches_it(tmp_path: Path, stopped: bool) -> None:
     guests = run(tmp_path, patience=60)
     process, record = started(StandIn(tmp_path / "bin"), guests)
+    if stopped:
+        for pid in record.members():
+            os.kill(pid, signal.SIGSTOP)
     process.kill()
     process.wait()
-    assert record.members() != []
-    # As run_folder() left it: build/guests/NONCE, whose owner is gone.
-    home = tmp_path / "home"
-    home.mkdir()
-    guests.folder.rename(home / "run")
+    assert ended(record)
+
+
+def test_the_next_run_ends_what_is_left_all_the_same(tmp_path: Path) -> None:
+    # Somebody ended what would have ended the guest.
+    left = subprocess.Popen(["sh", "-c", "sleep 600; :", "of nobody"], start_new_session=True)
+    gone = subprocess.Popen(["true"])
+    owner, leader = Process.of(gone.pid), Process.of(left.pid)
+    gone.wait()
+    assert owner is not None
+    assert leader is not None
+    home = tmp_path / "guests"
+    folder = home / "run/1"
+    folder.mkdir(parents=True)
+    (home / "run/owner.json").write_text(json.dumps({**asdict(owner), "boot": host_boot()}))
+    record = Record("of nobody", owner, leader, host_boot())
+    record.write(folder)
+    assert record.members() == [left.pid]
     assert machine.sweep(home) == 1
+    assert left.wait() == -signal.SIGKILL
     assert record.members() == []
     assert list(home.iterdir()) == []
 

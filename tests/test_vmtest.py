@@ -158,12 +158,10 @@ def test_a_run_that_selects_nothing_fails(clone: Clone) -> None:
     assert clone.results["exit_code"] != 0
 
 
-def started(clone: Clone) -> subprocess.Popen[bytes]:
+def started(clone: Clone, *, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """A run whose guest has come as far as its first line."""
     clone.stand_in.behave("stops at boot")
-    process = subprocess.Popen(
-        clone.words("vmtests/test_small.py::test_one"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(clone.words("vmtests/test_small.py::test_one"), stdin=subprocess.DEVNULL, stdout=stdout)
     log = clone.path / "build/results/consoles/guest-1.log"
     while not log.exists() or b"Linux version" not in log.read_bytes():
         assert process.poll() is None
@@ -198,17 +196,30 @@ def test_a_second_run_at_once_is_refused_and_leaves_the_first_alone(clone: Clone
     process.wait(30)
 
 
+def test_the_end_of_who_watches_a_guest_ends_the_run_with_a_sentence(clone: Clone) -> None:
+    process = started(clone, stdout=subprocess.PIPE)
+    (watching,) = alive(f"{clone.driver}\0guest")
+    os.kill(watching, signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert b"the program that watched the guest was killed" in said
+    assert b"INTERNALERROR" not in said
+    assert not alive(str(clone.stand_in.program))
+    assert list((clone.path / "build/guests").iterdir()) == []
+
+
 @pytest.mark.parametrize("watched", [True, False])
-def test_the_run_after_one_that_was_killed_cleans_up(clone: Clone, watched: bool) -> None:
+def test_no_guest_outlives_a_run_that_is_killed_and_the_next_cleans_up(clone: Clone, watched: bool) -> None:
     process = started(clone)
-    guests = alive(str(clone.stand_in.program))
     if not watched:
-        for pid in alive(f"{clone.driver}\0guest"):
-            os.kill(pid, signal.SIGKILL)
+        (watching,) = alive(f"{clone.driver}\0guest")
+        os.kill(watching, signal.SIGKILL)
     process.kill()
     process.wait()
-    if not watched:
-        assert set(guests) & set(alive(str(clone.stand_in.program)))
+    end = time.monotonic() + 20
+    while alive(str(clone.stand_in.program)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(str(clone.stand_in.program))
     left = list((clone.path / "build/guests").iterdir())
     assert len(left) == 1
 

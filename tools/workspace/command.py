@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from workspace import tether
 from workspace.errors import WorkspaceError, tells_of_no_room
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -71,35 +74,54 @@ def started(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     text: bool = True,
+    tethered: bool = False,
 ) -> Iterator[subprocess.Popen[Any]]:
-    """Start a program in its own session; whatever happens in the block, its group is ended after it."""
+    """Start a program in its own session; whatever happens in the block, its group is ended after it.
+
+    If we are killed, there is no after: only a group that is ``tethered`` ends with us then, too.
+    """
     words = [str(word) for word in args]
-    try:
-        process = subprocess.Popen(
-            words,
-            cwd=cwd,
-            env=None if env is None else dict(env),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=text,
-            errors="replace" if text else None,
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        missing = words[0] if error.filename in (None, words[0]) else str(error.filename)
-        raise WorkspaceError(
-            f"`{missing}` was not found: install it, or run tools/nox, which names the packages that are missing."
-        ) from error
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            end_group(process)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+    with contextlib.ExitStack() as stack:
+        descriptors: tuple[int, ...] = ()
+        if tethered:
+            found = shutil.which(words[0], path=(env or os.environ).get("PATH"))
+            if found is None:
+                raise _not_found(words[0])
+            theirs, ours = os.pipe()
+            for descriptor in (theirs, ours):
+                stack.callback(os.close, descriptor)
+            descriptors = (theirs,)
+            words = [sys.executable, "-I", "-S", tether.__file__, str(theirs), *words]
+        try:
+            process = subprocess.Popen(
+                words,
+                cwd=cwd,
+                env=None if env is None else dict(env),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                text=text,
+                errors="replace" if text else None,
+                start_new_session=True,
+                pass_fds=descriptors,
+            )
+        except FileNotFoundError as error:
+            raise _not_found(words[0] if error.filename in (None, words[0]) else str(error.filename)) from error
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                end_group(process)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+
+def _not_found(missing: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"`{missing}` was not found: install it, or run tools/nox, which names the packages that are missing."
+    )
 
 
 def run(
@@ -151,7 +173,7 @@ def follow(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run a long program: output and errors go to ``log`` as they come, and line by line to ``on_line``.
+    """Run a long program, which ends with us; its output goes to ``log`` as it comes, and line by line to ``on_line``.
 
     The :class:`Finished` has the last 200 lines as its ``out``.
     """
@@ -160,7 +182,7 @@ def follow(
     last: list[str] = []
     with (
         log.open("w") as record,
-        started(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
+        started(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, tethered=True) as process,
     ):
         for line in process.stdout or ():
             record.write(line)

@@ -276,7 +276,7 @@ def powered(
     stdout: int | None = subprocess.DEVNULL,
     stderr: int | None = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A guest that runs within the block; recorded in ``folder``, which is its scratch space too.
+    """A guest that runs within the block, and ends with us; recorded in ``folder``, which is its scratch space too.
 
     Never lend it an output that is a file: QEMU truncates that, and writes over it.
     """
@@ -290,6 +290,7 @@ def powered(
         stdout=stdout,
         stderr=stderr,
         text=False,
+        tethered=True,
     ) as process:
         leader = Process.of(process.pid)
         record = None
