@@ -1,4 +1,4 @@
-"""abi.md, N3: a process on which a security module refuses the opener getsid(2) is not seen; here by Smack's labels."""
+"""The contract, N3: no process is seen on which a security module refuses the opener getsid(2); by Smack's labels."""
 
 from __future__ import annotations
 
