@@ -52,28 +52,21 @@ class Town:
             "zombie": population.zombie(),
             "stopped": population.stopped(),
         }
-        self.openers = {
-            "root": ROOT,
-            "the same uid": ALICE,
-            "another uid": BOB,
-            "in the group of gid=": replace(ALICE, groups=(GID,)),
-            "with CAP_SYS_PTRACE": replace(ALICE, capabilities=1 << syscalls.CAP_SYS_PTRACE),
-            "root without capabilities": Credentials(capabilities=0),
-            "root of a user namespace": Credentials(user_namespace=self.user_namespace),
-            "a user of a user namespace": Credentials(uid=1, gid=1, user_namespace=self.user_namespace),
-        }
+        self.openers = openers(self.user_namespace)
 
 
-OPENERS = (
-    "root",
-    "the same uid",
-    "another uid",
-    "in the group of gid=",
-    "with CAP_SYS_PTRACE",
-    "root without capabilities",
-    "root of a user namespace",
-    "a user of a user namespace",
-)
+def openers(user_namespace: int = -1) -> dict[str, Credentials]:
+    """Return who opens, by name; two of them live in a user namespace, of which a descriptor is given."""
+    return {
+        "root": ROOT,
+        "the same uid": ALICE,
+        "another uid": BOB,
+        "in the group of gid=": replace(ALICE, groups=(GID,)),
+        "with CAP_SYS_PTRACE": replace(ALICE, capabilities=1 << syscalls.CAP_SYS_PTRACE),
+        "root without capabilities": Credentials(capabilities=0),
+        "root of a user namespace": Credentials(user_namespace=user_namespace),
+        "a user of a user namespace": Credentials(uid=1, gid=1, user_namespace=user_namespace),
+    }
 
 
 def _set_uid(folder: Path, name: str) -> Path:
@@ -152,7 +145,7 @@ def table(procfs: Procfs, targets: dict[str, int]) -> dict[str, tuple[Cell, Cell
 
 @pytest.mark.promise("N2", "N3", "N4", "R3", "R4", "G4")
 @pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
-@pytest.mark.parametrize("opener", OPENERS)
+@pytest.mark.parametrize("opener", openers())
 def test_every_cell_is_that_of_proc(town: Town, opener: str, hidepid: str) -> None:
     for options in ({}, {"gid": str(GID)}):
         with Procfs(pidns=None, hidepid=hidepid, **options) as procfs:
