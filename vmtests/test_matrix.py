@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from taskdiag import Base, Group, Strategy, Task, TaskDiag
-from vmtests import oracle, raw, syscalls
+from vmtests import oracle, programs, raw, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
 from vmtests.groups import expected
 from vmtests.namespaces import PidNamespace, Procfs, user_namespace
@@ -92,9 +92,7 @@ def _run_set_uid(population: Population, sleep: Path) -> int:
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     """Make the targets."""
     folder = tmp_path_factory.mktemp("set-uid")
-    # The opener has to reach the program.
-    for above in (folder, *folder.parents[:3]):
-        above.chmod(0o755)
+    programs.open_to_all(folder)
     with Population() as population, PidNamespace() as nested:
         yield Town(population, nested, folder)
 

@@ -15,10 +15,14 @@ def compiled(name: str, folder: Path, *options: str) -> Path:
     words = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", *options, "-o", str(program), f"{SOURCES / name}.c"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # For any user's eyes and hands: the folders of a test are its own user's only.
     program.chmod(0o755)
+    open_to_all(folder)
+    return program
+
+
+def open_to_all(folder: Path) -> None:
+    """Let any user reach what is in ``folder``: the folders of a test are its own user's only."""
+    folder.chmod(0o755)
     for above in folder.resolve().parents[:4]:
         if above.stat().st_uid == 0 and not above.stat().st_mode & 0o001:
             above.chmod(0o755)
-    folder.chmod(0o755)
-    return program
