@@ -212,7 +212,8 @@ DRIVER = """\
 import sys
 sys.path[:0] = [{tools!r}]
 from pathlib import Path
-from workspace import errors, hunt, machine, vmtest
+from workspace import errors, hunt, machine, mutants, vmtest
+from workspace.promises import Promises
 from workspace.kernel import Kernel
 from workspace.settings import Paths
 machine.require_tools = lambda: None
@@ -222,8 +223,10 @@ vmtest.in_guests = lambda run, guests, crashes: [
 vmtest.Guests.pytest_xdist_newgateway = lambda self, gateway: self._names.update({{gateway.id: ("1", "boot")}})
 kernel = Kernel(Path({kernel!r}), "mutants", "7.3.4", "00" * 20)
 try:
-    only = [word for word in sys.argv[2:]]
-    sys.exit(hunt.run(kernel, only, paths=Paths(Path({clone!r})), guests=int(sys.argv[1]), wanted="kvm"))
+    paths = Paths(Path({clone!r}))
+    promises = Promises.load(paths.vmtests / "promises.toml")
+    chosen = mutants.chosen(mutants.load(paths.vmtests, promises), sys.argv[2:])
+    sys.exit(hunt.run(kernel, chosen, promises, paths=paths, guests=int(sys.argv[1]), wanted="kvm"))
 except errors.Terminated:
     sys.exit(143)
 except errors.WorkspaceError as error:

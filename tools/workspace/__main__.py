@@ -71,9 +71,18 @@ def _do_vmtest(paths: Paths, settings: Settings, arguments: argparse.Namespace, 
 def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     only = [name for names in arguments.only for name in names.split(",") if name]
     # A slip of the pen is not to cost a build.
-    mutants.chosen(mutants.load(paths.vmtests, Promises.load(paths.vmtests / "promises.toml")), only)
+    promises = Promises.load(paths.vmtests / "promises.toml")
+    chosen = mutants.chosen(mutants.load(paths.vmtests, promises), only)
     built = _build(paths, settings, arguments)
-    return hunt.run(built.kernel, only, paths=paths, guests=arguments.guests, wanted=arguments.accel, facts=built.facts)
+    return hunt.run(
+        built.kernel,
+        chosen,
+        promises,
+        paths=paths,
+        guests=arguments.guests,
+        wanted=arguments.accel,
+        facts=built.facts,
+    )
 
 
 def _do_shell(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:

@@ -8,14 +8,14 @@ import io
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from workspace import accelerator, kconfig, machine, mutants, storage, vmtest
+from workspace import accelerator, kconfig, machine, storage, vmtest
 from workspace.kernel import Kernel
 from workspace.machine import Machine
 from workspace.mutants import NONE, Mutant, join, split
@@ -205,19 +205,18 @@ class Hunt(Guests):
 
 def run(
     kernel: Kernel,
-    only: Sequence[str] = (),
+    chosen: Mapping[str, Mutant],
+    promises: Promises,
     *,
     paths: Paths,
     guests: int = 1,
     wanted: str | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> int:
-    """Try the mutants in ``kernel`` (those that ``only`` names, or all); 0 if each was killed by a test of its own.
+    """Try the mutants ``chosen`` in ``kernel``, each by the tests of its ``promises``; 0 if each was killed by one.
 
     1 if one was not, or if a test fails without any; else pytest's own exit code, or vmtest's GUEST_LOST.
     """
-    promises = Promises.load(paths.vmtests / "promises.toml")
-    chosen = mutants.chosen(mutants.load(paths.vmtests, promises), only)
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
     started = datetime.datetime.now(datetime.UTC)
