@@ -21,7 +21,7 @@ def gone(pid: int, *, within: float = 5.0) -> bool:
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             return True
         if state == "Z":
@@ -190,7 +190,7 @@ def members(group: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, IndexError):
-            state, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            state, _, number = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
             if int(number) == group and state != "Z":
                 found.append(int(entry.name))
     return found

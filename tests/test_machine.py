@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_a_process_is_not_taken_for_another_with_its_pid() -> None:
     child.wait()
     assert not process.alive
     assert Process.of(child.pid) is None
+
+
+def test_a_process_may_have_any_name(tmp_path: Path) -> None:
+    program = tmp_path / os.fsdecode(b"\xff) S 1 1")
+    program.symlink_to(shutil.which("sleep") or "")
+    stranger = subprocess.Popen([program, "60"], start_new_session=True)
+    try:
+        while Path(f"/proc/{stranger.pid}/comm").read_bytes() != b"\xff) S 1 1\n":
+            assert stranger.poll() is None
+        process = Process.of(stranger.pid)
+        assert process is not None
+        assert process.alive
+        assert Record("60", process, process, host_boot()).members() == [stranger.pid]
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_only_processes_that_bear_the_guests_name_are_ended(tmp_path: Path) -> None:

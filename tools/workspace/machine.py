@@ -159,7 +159,8 @@ class Process:
 
 def _stat(pid: int) -> list[str]:
     """/proc/PID/stat from the state on: [0] state, [1] parent, [2] group, [19] start."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # The name before that may be any bytes.
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def host_boot() -> str:
