@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand_in import StandIn, kernel
@@ -101,8 +102,27 @@ class Clone:
             self.words(*words), capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
         )
 
+    def run_dying(self, moment: str, whom: str) -> subprocess.CompletedProcess[str]:
+        """Run three tests, in guests that end, or whose watcher does, at the same moment in each."""
+        self.stand_in.behave("works")
+        (self.path / "vmtests/conftest.py").write_text(DYING.format(moment=moment, whom=whom))
+        names = ("one", "two", "three")
+        (self.path / "vmtests/test_dying.py").write_text("".join(f"def test_{name}():\n    pass\n" for name in names))
+        words = self.words("vmtests/test_dying.py")
+        # The stand-in runs the worker, faithfully, on this host, which is taken for a guest for once.
+        self.driver.write_text(
+            "from workspace import vmtest\n"
+            "vmtest.MAX_CRASHES = 1\n"
+            "vmtest.Guests.pytest_xdist_newgateway = lambda self, gateway: self._names.update(\n"
+            "    {gateway.id: (str(1 + int(gateway.id[2:])), 'a boot')}\n)\n" + self.driver.read_text()
+        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL, env=environment
+        )
+
     @property
-    def results(self) -> dict[str, object]:
+    def results(self) -> dict[str, Any]:
         data = json.loads((self.path / "build/results/results.json").read_text())
         assert isinstance(data, dict)
         return data
@@ -264,3 +284,88 @@ def alive(word: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+# --- guests that die under their tests
+
+# In place of the guest's side: what it tells the host, and its end where a test asks for it.
+DYING = """\
+import json, os, signal
+import pytest
+
+MOMENT, WHOM = "{moment}", "{whom}"
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(Dying())
+
+def at(moment):
+    if moment == MOMENT:
+        if WHOM == "guest":
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os.kill(int(os.environ["GUEST_WATCHER"]), signal.SIGKILL)
+        signal.pause()
+
+class Dying:
+    def __init__(self):
+        self.say("alive")
+
+    def say(self, event, **facts):
+        with open(os.environ["GUEST_LINK"], "a") as file:
+            file.write(json.dumps(dict(facts, event=event)) + "\\n")
+
+    def pytest_collection(self):
+        at("collection")
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.say("test", test=nodeid)
+
+    def pytest_runtest_call(self, item):
+        if item.name == "test_two":
+            at("test")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self, nodeid):
+        self.say("test", test=None)
+        if nodeid.endswith("test_two"):
+            at("between")
+
+    def pytest_sessionfinish(self, session):
+        session.config.workeroutput["workspace_end"] = ""
+        at("finish")
+
+    def pytest_unconfigure(self):
+        at("exit")
+"""
+
+
+KILLED = {
+    "guest": "killed: QEMU was killed from outside",
+    "watcher": "killed: the program that watched the guest was killed",
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "whom"),
+    [("test", "watcher"), *((moment, "guest") for moment in ("collection", "test", "between", "finish", "exit"))],
+)
+def test_a_guest_that_dies_fails_the_run_and_costs_no_other_test(clone: Clone, moment: str, whom: str) -> None:
+    done = clone.run_dying(moment, whom)
+    outcomes = {test["id"].rpartition("::")[2]: test["outcome"] for test in clone.results["tests"]}
+    assert not alive(str(clone.stand_in.program))
+    assert [*(clone.path / "build/guests").rglob("*")] == [], done.stderr
+    expected = dict.fromkeys(("test_one", "test_two", "test_three"), "passed")
+    if moment == "exit":
+        # All was said.
+        assert (done.returncode, outcomes) == (0, expected)
+        return
+    assert done.returncode == clone.results["exit_code"] == 1
+    if moment in ("test", "between"):
+        assert outcomes == {**expected, "test_two": "killed"}
+        assert f"{KILLED[whom]}, while vmtests/test_dying.py::test_two ran in guest-1" in done.stdout
+        assert clone.results["complaints"] == []
+    else:
+        assert outcomes == (expected if moment == "finish" else {})
+        # Guests are replaced, but not without end.
+        assert len(clone.results["complaints"]) == 2
+        assert f"guest-1 ended while it ran no test: {KILLED[whom]}" in done.stderr

@@ -133,6 +133,7 @@ class Guests(Host):
 
     lost: Verdict | None = None
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _unblamed: dict[str, Verdict] = field(default_factory=dict)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self) -> Generator[None, None, None]:
@@ -184,20 +185,22 @@ class Guests(Host):
         node.workerinput["workspace_rounds"] = self.options.rounds
 
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """A guest that ended well says what it found at its end; one that did not was a failure already."""
+        """A guest that ended well says what it found at its end; one that did not may be the failure of a test next."""
+        number = self._names[node.gateway.id][0]
         told = getattr(node, "workeroutput", None)
         if told is None or error is not None:
+            self._unblamed[number] = _awaited_verdict(self.run.folder / number)
             return
         self.results.other_flavours.update(told.get("workspace_other_flavours", ()))
         found = told.get("workspace_end", "nobody looked whether all was well")
         if found:
-            self.results.add_end(f"guest-{self._names[node.gateway.id][0]}", found)
+            self.results.add_end(f"guest-{number}", found)
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A test that took its guest down: say how, with the console's last lines."""
         number, boot = self._names[report.node.gateway.id]
-        folder = self.run.folder / number
-        verdict = _awaited_verdict(folder)
+        verdict = _awaited_verdict(self.run.folder / number)
+        self._unblamed.pop(number, None)
         report.when = "call"
         report.location = (report.location[0], None, crashitem.partition("::")[2])
         report.longrepr = (
@@ -210,6 +213,13 @@ class Guests(Host):
             ("kernel_build_id", self.run.machine.kernel.build_id),
             ("outcome", verdict.kind.value),
         ]
+
+    def pytest_sessionfinish(self) -> None:
+        """A guest that ended while it ran no test is nobody's failure yet: it may have died of what they left."""
+        for number, verdict in self._unblamed.items():
+            self.results.complaints.append(
+                f"guest-{number} ended while it ran no test: {verdict.kind.value}: {verdict.sentence}\n{verdict.tail}"
+            )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a report says; lend the terminal to the guest of a failed test if it was to be kept."""
