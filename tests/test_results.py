@@ -64,6 +64,12 @@ def test_only_a_test_that_passed_in_all_its_phases_holds_a_promise(
     assert "no test that passed holds A1" in capsys.readouterr().err
 
 
+def test_a_failure_is_not_forgotten_for_what_its_teardown_skips(results: Results) -> None:
+    results.add(report("t", "failed"))
+    results.add(report("t", "skipped", "teardown"))
+    assert results.tests["t"].outcome == "failed"
+
+
 def test_a_part_of_the_suite_need_not_hold_every_promise(results: Results) -> None:
     results.add(report("t", "passed"))
     assert results.verdict([0], None) == 0

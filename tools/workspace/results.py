@@ -78,7 +78,7 @@ class Results:
         if report.outcome == "failed":
             if test.outcome in GREEN:
                 test.outcome = str(properties.get("outcome", "failed"))
-        elif report.outcome == "skipped":
+        elif report.outcome == "skipped" and test.outcome in GREEN:
             test.outcome = "skipped"
             test.note = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
         test.guest = str(properties["guest"]) if "guest" in properties else test.guest
