@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from workspace import worker
 from workspace.splat import NONE, Allowed, Exceptions, TaintedError
-from workspace.worker import Log, build_id, drop_other_flavours, outside
+from workspace.worker import Link, Log, Monitor, TimedOutError, build_id, drop_other_flavours, name_outcome, outside
 
 
 def note(name: bytes, kind: int, data: bytes) -> bytes:
-    import sys
-
     def pad(text: bytes) -> bytes:
         return text + bytes(-len(text) % 4)
 
@@ -39,6 +43,120 @@ def test_this_host_is_outside_of_every_guest() -> None:
     assert "runs only in a guest" in (outside({"workerid": "gw0"}) or "")
     forged = {"workspace_nonce": "0123456789abcdef", "workspace_build_id": ""}
     assert "was not booted by the run" in (outside(forged) or "")
+
+
+def test_a_guest_has_to_run_the_kernel_that_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("proc", "sys/kernel"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "proc/cmdline").write_text("quiet workspace.nonce=0123 panic=-1\n")
+    (tmp_path / "sys/kernel/notes").write_bytes(note(b"GNU\0", 3, b"\xab" * 20))
+    monkeypatch.setattr(worker, "Path", lambda name: tmp_path / name.removeprefix("/"))
+    told = {"workspace_nonce": "0123", "workspace_build_id": "ab" * 20}
+    assert outside(told) is None
+    assert "was not booted by the run" in (outside({**told, "workspace_nonce": "012"}) or "")
+    assert f"runs build {'ab' * 20}, not the one that was built" in (
+        outside({**told, "workspace_build_id": "cd" * 20}) or ""
+    )
+
+
+class Lines:
+    """What a monitor says, on the link and in the kernel's log; ``close`` ends it."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.marks: list[str] = []
+        self.close = False
+
+    def say(self, event: str, **_facts: object) -> None:
+        if self.close:
+            sys.exit()
+        self.events.append(event)
+
+    def mark(self, text: str) -> None:
+        self.marks.append(text)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """Make a monitor's moments short."""
+    monkeypatch.setattr(worker, "BEAT", 0.02)
+    monkeypatch.setattr(worker, "GRACE", 0.2)
+    before = signal.getsignal(worker._TOLD)
+    lines = Lines()
+    yield lines
+    lines.close = True
+    signal.signal(worker._TOLD, before)
+
+
+class Ending(Monitor):
+    """A monitor that ends with its test."""
+
+    def run(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().run()
+
+
+def monitor(lines: Lines) -> Monitor:
+    made = Ending(cast("Link", lines), cast("Log", lines))
+    made.start()
+    return made
+
+
+def test_each_test_is_told_of_its_deadline_once(lines: Lines) -> None:
+    watching = monitor(lines)
+    for name in ("t", "u"):
+        watching.arm(name, 0.1, 100)
+        with pytest.raises(TimedOutError, match=r"within its deadline of 0\.1 s"):
+            time.sleep(5)
+        # Cleaning up may take its time.
+        time.sleep(0.2)
+        watching.disarm()
+    assert set(lines.events) == {"alive"}
+    assert len(lines.events) > 2
+
+
+def test_a_test_in_time_is_not_told(lines: Lines) -> None:
+    watching = monitor(lines)
+    watching.arm("t", 0.1, 100)
+    watching.disarm()
+    time.sleep(0.3)
+
+
+def test_a_guest_is_given_up_whose_test_does_not_end(lines: Lines) -> None:
+    watching = monitor(lines)
+    watching.arm("t", 0.05, 1)
+    told = 0
+    end = time.monotonic() + 20
+    while "stuck" not in lines.events:
+        assert time.monotonic() < end
+        try:
+            time.sleep(0.02)
+        except TimedOutError:
+            told += 1
+    watching.disarm()
+    assert told == 1
+    assert any("stuck at" in mark and "test_worker.py" in mark for mark in lines.marks)
+
+
+@pytest.mark.parametrize(
+    ("error", "properties"),
+    [
+        (TaintedError("the kernel complained:\nBUG: x"), [("outcome", "tainted")]),
+        (TimedOutError("late"), [("outcome", "timed out")]),
+        (AssertionError("wrong"), []),
+    ],
+    ids=["tainted", "timed out", "failed"],
+)
+def test_the_kinds_of_failure_are_told_apart(error: Exception, properties: list[tuple[str, str]]) -> None:
+    def fail() -> None:
+        raise error
+
+    call = pytest.CallInfo.from_call(fail, "call")
+    report = pytest.TestReport("t", ("f", 1, "t"), {}, "failed", "a long traceback", "call")
+    named = name_outcome(report, call)
+    assert named.user_properties == properties
+    # Where in Python the complaint was found says nothing.
+    assert named.longrepr == (str(error) if isinstance(error, TaintedError) else "a long traceback")
 
 
 class Kmsg:
