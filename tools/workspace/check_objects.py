@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from workspace import check_warnings, command, kconfig, storage, system
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
 from workspace.check_warnings import Report
 from workspace.errors import WorkspaceError
-from workspace.kbuild import Kbuild, ccache_environment
+from workspace.kbuild import Kbuild
 from workspace.kconfig import Option
 from workspace.system import Need
 
@@ -104,7 +103,7 @@ class Objects(Check):
         for name in objects:
             # What is compiled already would be told of no more.
             (kbuild.objects / name).unlink(missing_ok=True)
-        words = kbuild.words("-s", "-k", f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target")
+        words = kbuild.at_once("-s", "-k")
         before = (word for word in self._words if not word.startswith(("C=", "CHECK=")))
         finished = command.run([*words, *before, "prepare"], env=kbuild.environment(), timeout=30 * _MINUTE)
         if finished.code == 0:
@@ -152,8 +151,7 @@ def _options(bench: Bench, toolchain: Toolchain) -> dict[str, Option]:
 def _configured(bench: Bench, toolchain: Toolchain, commit: str) -> Kbuild:
     """The objects' folder of a toolchain, with what its options ask for, everything else being no."""
     objects = bench.paths.kernels / bench.tree.key / f"objects-{toolchain.folder}"
-    cache = ccache_environment(root=bench.paths.root, cache=bench.paths.build / "ccache")
-    kbuild = Kbuild(bench.tree.path, objects, cache, toolchain.words)
+    kbuild = Kbuild.cached(bench.paths, bench.tree.path, objects, *toolchain.words)
     unknown = bench.unknown(commit)
     wanted = {name: option for name, option in _options(bench, toolchain).items() if name not in unknown}
     seed = objects / ".config.wanted"
