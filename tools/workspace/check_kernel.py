@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from workspace import command, kernel, shell, storage
+from workspace import command, kconfig, kernel, shell, storage
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
 from workspace.kbuild import Kbuild
 from workspace.kernel import BuildError, Kernel
@@ -91,9 +91,7 @@ class AllNo(Check):
         """The answer."""
         bench.at(patch.commit)
         kbuild = Kbuild.cached(bench.paths, bench.tree.path, kernel.folder(bench.paths, bench.tree, "allnoconfig"))
-        trial = kbuild.objects / ".config.trial"
-        kbuild.check("allnoconfig", KCONFIG_CONFIG=str(trial))
-        storage.write_whole(kbuild.objects / ".config", trial.read_text())
+        storage.write_whole(kbuild.objects / ".config", kconfig.allnoconfig(kbuild))
         log = bench.paths.logs / "build-allnoconfig.log"
         errors = kernel.Failures(f"{kbuild.source}/", "")
         finished = command.follow(

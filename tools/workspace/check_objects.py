@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from workspace import check_warnings, command, kconfig, storage, system
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
@@ -154,32 +153,17 @@ def _configured(bench: Bench, toolchain: Toolchain, commit: str) -> Kbuild:
     kbuild = Kbuild.cached(bench.paths, bench.tree.path, objects, *toolchain.words)
     unknown = bench.unknown(commit)
     wanted = {name: option for name, option in _options(bench, toolchain).items() if name not in unknown}
-    seed = objects / ".config.wanted"
-    storage.write_whole(seed, "".join(_line(option) for option in wanted.values()))
-    trial = objects / ".config.trial"
-    kbuild.check("allnoconfig", KCONFIG_ALLCONFIG=str(seed), KCONFIG_CONFIG=str(trial))
-    # Only a .config that differs is written: make would go through everything again.
-    storage.write_whole(objects / ".config", trial.read_text())
-    _require(wanted, objects / ".config", toolchain)
-    return kbuild
-
-
-def _line(option: Option) -> str:
-    if option.value == "n":
-        return f"# CONFIG_{option.name} is not set\n"
-    return f"{option}\n" if _PLAIN.fullmatch(option.value) else f'CONFIG_{option.name}="{option.value}"\n'
-
-
-def _require(wanted: dict[str, Option], config: Path, toolchain: Toolchain) -> None:
-    """An option that is gone would leave out code that is to be checked."""
-    there = set(config.read_text().splitlines())
-    gone = [
-        f"{option.place}: {option}"
-        for option in wanted.values()
-        if option.value != "n" and _line(option).rstrip("\n") not in there
-    ]
+    lines = {name: option.line(text=not _PLAIN.fullmatch(option.value)) for name, option in wanted.items()}
+    config = kconfig.allnoconfig(kbuild, lines.values())
+    # An option that is gone would leave out code that is to be checked.
+    there = set(config.splitlines())
+    gone = [option for name, option in wanted.items() if option.value != "n" and lines[name] not in there]
     if gone:
-        raise WorkspaceError(f"options that {toolchain.folder} cannot have: {', '.join(gone[:8])}.")
+        listed = ", ".join(f"{option.place}: {option}" for option in gone[:8])
+        raise WorkspaceError(f"options that {toolchain.folder} cannot have: {listed}.")
+    # Only a .config that differs is written: make would go through everything again.
+    storage.write_whole(objects / ".config", config)
+    return kbuild
 
 
 def _cross(name: str, srcarch: str, compiler: str, needs: tuple[Need, ...]) -> Objects:
