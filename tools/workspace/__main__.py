@@ -155,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "mutants":
             command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
             command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
-            command.add_argument("-n", dest="guests", type=_guests, default=1, metavar="N", help="guests at once")
+            command.add_argument(
+                "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
+            )
             command.set_defaults(flavour="mutants")
         if name == "edit":
             command.add_argument("--mutants", action="store_true", help="with vmtests/mutants.patch on a branch on top")
@@ -173,12 +175,6 @@ def _parser() -> argparse.ArgumentParser:
                 "the guest of a failed test; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
-
-
-def _guests(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= vmtest.MAX_GUESTS:
-        raise argparse.ArgumentTypeError(f"the number of guests is a number from 1 to {vmtest.MAX_GUESTS}")
-    return int(word)
 
 
 def _terminate(_number: int, _frame: object) -> None:
