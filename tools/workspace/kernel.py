@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from workspace import command, kconfig, progress, storage
@@ -48,7 +49,11 @@ class Kernel:
 
     def has(self, option: str) -> bool:
         """Whether it was built with ``option`` (CONFIG_NAME)."""
-        return f"{option}=y" in self.config.read_text().splitlines()
+        return f"{option}=y" in self._options
+
+    @cached_property
+    def _options(self) -> frozenset[str]:
+        return frozenset(self.config.read_text().splitlines())
 
     @property
     def image(self) -> Path:

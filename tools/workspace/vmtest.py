@@ -140,7 +140,6 @@ class Host:
 class Guests(Host):
     """The host's side of tests that run in guests: proves each guest, and reports what took one down."""
 
-    lost: Verdict | None = None
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @pytest.hookimpl(wrapper=True)
@@ -163,7 +162,7 @@ class Guests(Host):
             folders = sorted(self.run.folder.glob("*/"), key=lambda path: path.stat().st_mtime)
             if not folders:
                 raise
-            self.lost = verdict = _awaited_verdict(folders[-1])
+            verdict = _awaited_verdict(folders[-1])
             pytest.exit(f"{verdict.sentence}\n{verdict.tail}\n({error})", returncode=GUEST_LOST)
 
     def pytest_xdist_newgateway(self, gateway: Any) -> None:
