@@ -13,7 +13,6 @@ from workspace import check_objects
 from workspace.check_bench import Bench
 from workspace.check_objects import GCC, Objects, Toolchain
 from workspace.errors import WorkspaceError
-from workspace.kconfig import read_fragment
 from workspace.settings import Paths
 
 # Reports each line with BAD in it, as sparse would.
@@ -180,11 +179,12 @@ def test_inputs_are_all_that_matters(make: Making, tmp_path: Path) -> None:
     assert inputs(other) != inputs()
 
 
-def test_strings_among_the_options_keep_their_quotes(tmp_path: Path) -> None:
-    fragment = tmp_path / "x.config"
-    text = 'CONFIG_A=y\nCONFIG_N=-4\nCONFIG_X=0x10\nCONFIG_S="a b"\n# CONFIG_O is not set\n'
-    fragment.write_text(text)
-    assert "".join(map(check_objects._line, read_fragment(fragment))) == text
+def test_strings_among_the_options_keep_their_quotes(make: Making) -> None:
+    bench = make()
+    text = 'CONFIG_PROC=y\nCONFIG_N=-4\nCONFIG_X=0x10\nCONFIG_S="a \\"b\\""\n# CONFIG_O is not set\n'
+    (bench.paths.kconfig / "base.config").write_text(text)
+    check_objects.WARNINGS.run(bench, bench.patches[0])
+    assert text in (bench.paths.kernels / "a-tree/objects-gcc/.config").read_text()
 
 
 def test_clang_is_the_newest_there_is(make: Making, tmp_path: Path) -> None:

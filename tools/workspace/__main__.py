@@ -164,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "mutants":
             command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
             command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
-            command.add_argument("-n", dest="guests", type=_guests, default=1, metavar="N", help="guests at once")
+            command.add_argument(
+                "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
+            )
             command.set_defaults(flavour="mutants")
         if name == "edit":
             command.add_argument("--mutants", action="store_true", help="with vmtests/mutants.patch on a branch on top")
@@ -182,12 +184,6 @@ def _parser() -> argparse.ArgumentParser:
                 "the guest of a failed test; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
-
-
-def _guests(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= vmtest.MAX_GUESTS:
-        raise argparse.ArgumentTypeError(f"the number of guests is a number from 1 to {vmtest.MAX_GUESTS}")
-    return int(word)
 
 
 def _terminate(_number: int, _frame: object) -> None:
@@ -214,10 +210,10 @@ def main(words: Sequence[str]) -> int:
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         if not says_no_room(error):
             raise
         where = f" for {error.filename}" if error.filename else ""

@@ -92,7 +92,7 @@ class Check(ABC):
 def definition(check: Check) -> str:
     """A digest of the code that makes up a check."""
     modules = {Path(inspect.getfile(kind)) for kind in type(check).__mro__ if kind.__module__.startswith("workspace.")}
-    shared = {Path(str(module.__file__)) for module in (check_files, check_warnings, kbuild)}
+    shared = {Path(str(module.__file__)) for module in (check_files, check_warnings, kbuild, kconfig)}
     # Not this file: where checks are run says nothing about what they ask.
     return storage.digest(check.name, *sorted((modules | shared) - {Path(__file__)}))
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from workspace import command, kernel, shell, storage
+from workspace import command, kconfig, kernel, shell, storage
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
-from workspace.kbuild import Kbuild, ccache_environment
+from workspace.kbuild import Kbuild
 from workspace.kernel import BuildError, Kernel
 
 # tools/ and scripts/ are programs of the host; what boots the kernel wraps its image, and so follows from the rest.
@@ -91,16 +90,12 @@ class AllNo(Check):
     def run(self, bench: Bench, patch: Patch) -> Verdict:
         """The answer."""
         bench.at(patch.commit)
-        cache = ccache_environment(root=bench.paths.root, cache=bench.paths.build / "ccache")
-        kbuild = Kbuild(bench.tree.path, bench.paths.kernels / bench.tree.key / "allnoconfig", cache)
-        trial = kbuild.objects / ".config.trial"
-        kbuild.check("allnoconfig", KCONFIG_CONFIG=str(trial))
-        storage.write_whole(kbuild.objects / ".config", trial.read_text())
+        kbuild = Kbuild.cached(bench.paths, bench.tree.path, kernel.folder(bench.paths, bench.tree, "allnoconfig"))
+        storage.write_whole(kbuild.objects / ".config", kconfig.allnoconfig(kbuild))
         log = bench.paths.logs / "build-allnoconfig.log"
-        jobs = f"-j{len(os.sched_getaffinity(0))}"
         errors = kernel.Failures(f"{kbuild.source}/", "")
         finished = command.follow(
-            kbuild.words(jobs, "--output-sync=target", "vmlinux"),
+            kbuild.at_once("vmlinux"),
             log=log,
             env=kbuild.environment(),
             on_line=errors.see,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from workspace import check_warnings, command, kconfig, storage, system
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
 from workspace.check_warnings import Report
 from workspace.errors import WorkspaceError
-from workspace.kbuild import Kbuild, ccache_environment
+from workspace.kbuild import Kbuild
 from workspace.kconfig import Option
 from workspace.system import Need
 
@@ -104,7 +102,7 @@ class Objects(Check):
         for name in objects:
             # What is compiled already would be told of no more.
             (kbuild.objects / name).unlink(missing_ok=True)
-        words = kbuild.words("-s", "-k", f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target")
+        words = kbuild.at_once("-s", "-k")
         before = (word for word in self._words if not word.startswith(("C=", "CHECK=")))
         finished = command.run([*words, *before, "prepare"], env=kbuild.environment(), timeout=30 * _MINUTE)
         if finished.code == 0:
@@ -152,36 +150,20 @@ def _options(bench: Bench, toolchain: Toolchain) -> dict[str, Option]:
 def _configured(bench: Bench, toolchain: Toolchain, commit: str) -> Kbuild:
     """The objects' folder of a toolchain, with what its options ask for, everything else being no."""
     objects = bench.paths.kernels / bench.tree.key / f"objects-{toolchain.folder}"
-    cache = ccache_environment(root=bench.paths.root, cache=bench.paths.build / "ccache")
-    kbuild = Kbuild(bench.tree.path, objects, cache, toolchain.words)
+    kbuild = Kbuild.cached(bench.paths, bench.tree.path, objects, *toolchain.words)
     unknown = bench.unknown(commit)
     wanted = {name: option for name, option in _options(bench, toolchain).items() if name not in unknown}
-    seed = objects / ".config.wanted"
-    storage.write_whole(seed, "".join(_line(option) for option in wanted.values()))
-    trial = objects / ".config.trial"
-    kbuild.check("allnoconfig", KCONFIG_ALLCONFIG=str(seed), KCONFIG_CONFIG=str(trial))
-    # Only a .config that differs is written: make would go through everything again.
-    storage.write_whole(objects / ".config", trial.read_text())
-    _require(wanted, objects / ".config", toolchain)
-    return kbuild
-
-
-def _line(option: Option) -> str:
-    if option.value == "n":
-        return f"# CONFIG_{option.name} is not set\n"
-    return f"{option}\n" if _PLAIN.fullmatch(option.value) else f'CONFIG_{option.name}="{option.value}"\n'
-
-
-def _require(wanted: dict[str, Option], config: Path, toolchain: Toolchain) -> None:
-    """An option that is gone would leave out code that is to be checked."""
-    there = set(config.read_text().splitlines())
-    gone = [
-        f"{option.place}: {option}"
-        for option in wanted.values()
-        if option.value != "n" and _line(option).rstrip("\n") not in there
-    ]
+    lines = {name: option.line(text=not _PLAIN.fullmatch(option.value)) for name, option in wanted.items()}
+    config = kconfig.allnoconfig(kbuild, lines.values())
+    # An option that is gone would leave out code that is to be checked.
+    there = set(config.splitlines())
+    gone = [option for name, option in wanted.items() if option.value != "n" and lines[name] not in there]
     if gone:
-        raise WorkspaceError(f"options that {toolchain.folder} cannot have: {', '.join(gone[:8])}.")
+        listed = ", ".join(f"{option.place}: {option}" for option in gone[:8])
+        raise WorkspaceError(f"options that {toolchain.folder} cannot have: {listed}.")
+    # Only a .config that differs is written: make would go through everything again.
+    storage.write_whole(objects / ".config", config)
+    return kbuild
 
 
 def _cross(name: str, srcarch: str, compiler: str, needs: tuple[Need, ...]) -> Objects:

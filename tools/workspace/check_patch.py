@@ -12,7 +12,7 @@ from workspace import check_files, command, storage, system
 from workspace.check_bench import Bench, Check, Patch, Verdict
 from workspace.errors import WorkspaceError
 from workspace.git import environment
-from workspace.kbuild import Kbuild, ccache_environment
+from workspace.kbuild import Kbuild
 
 # The series is signed when it is sent, and not before.
 IGNORED = ("MISSING_SIGN_OFF", "NO_AUTHOR_SIGN_OFF")
@@ -77,11 +77,10 @@ class Uapi(Check):
         """The answer."""
         bench.at(patch.commit)
         objects = bench.paths.kernels / bench.tree.key / "headers"
-        cache = ccache_environment(root=bench.paths.root, cache=bench.paths.build / "ccache")
-        kbuild = Kbuild(bench.tree.path, objects, cache)
+        kbuild = Kbuild.cached(bench.paths, bench.tree.path, objects)
         objects.mkdir(parents=True, exist_ok=True)
         installed = objects / "usr/include"
-        made = command.run(kbuild.words("-s", f"-j{len(os.sched_getaffinity(0))}", "headers"), env=kbuild.environment())
+        made = command.run(kbuild.at_once("-s", "headers"), env=kbuild.environment())
         bench.log(self.name, made.out + made.err)
         if made.code != 0:
             return Verdict(False, tuple((made.out + made.err).splitlines()[-12:]))

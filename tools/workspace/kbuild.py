@@ -11,6 +11,7 @@ from pathlib import Path
 
 from workspace import command
 from workspace.errors import WorkspaceError
+from workspace.settings import Paths
 
 # What a build may see of the user's environment. ARCH, LLVM, KCFLAGS, LOCALVERSION and many more
 # would change the kernel behind our back.
@@ -36,12 +37,12 @@ endif
 _OF_THE_CALL = re.compile(r"MAKE(FILES|FLAGS|LEVEL|OVERRIDES)|MFLAGS|PWD|OLDPWD|SHLVL|_")
 
 
-def ccache_environment(*, root: Path, cache: Path) -> dict[str, str]:
-    """ccache's settings: the user's own where there are any; paths below ``root`` do not count for a hit."""
+def _ccache(paths: Paths) -> dict[str, str]:
+    """ccache's settings: the user's own where there are any; paths below the clone do not count for a hit."""
     own = {name: value for name, value in os.environ.items() if name.startswith("CCACHE_")}
     return {
-        "CCACHE_DIR": str(cache),
-        "CCACHE_BASEDIR": str(root),
+        "CCACHE_DIR": str(paths.build / "ccache"),
+        "CCACHE_BASEDIR": str(paths.root),
         "CCACHE_NOHASHDIR": "1",
         # The paths that BASEDIR makes relative are absolute again in what the compiler says.
         "CCACHE_ABSSTDERR": "1",
@@ -58,6 +59,11 @@ class Kbuild:
     extra: Mapping[str, str] = field(default_factory=dict)
     toolchain: tuple[str, ...] = ("CC=ccache gcc",)
 
+    @classmethod
+    def cached(cls, paths: Paths, source: Path, objects: Path, *toolchain: str) -> Kbuild:
+        """With the clone's ccache; ``toolchain``: instead of gcc."""
+        return cls(source, objects, _ccache(paths), toolchain or cls.toolchain)
+
     def __post_init__(self) -> None:
         for path in (self.source, self.objects):
             if not path.is_absolute() or any(letter.isspace() or letter == ":" for letter in str(path)):
@@ -69,6 +75,11 @@ class Kbuild:
     def words(self, *targets: str) -> list[str]:
         """The command that makes ``targets``."""
         return ["make", "-C", str(self.source), f"O={self.objects}", *self.toolchain, *targets]
+
+    def at_once(self, *targets: str) -> list[str]:
+        """The same, as many recipes at a time as there are processors for us."""
+        # What a recipe prints stays together, so that the messages of two compilers never mix.
+        return self.words(f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target", *targets)
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment that this command needs."""

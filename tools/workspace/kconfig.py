@@ -36,6 +36,12 @@ class Option:
     def __str__(self) -> str:
         return f"CONFIG_{self.name}={self.value}"
 
+    def line(self, *, text: bool) -> str:
+        """The line of a .config; ``text``: the option is of type string."""
+        if self.value == "n":
+            return f"# CONFIG_{self.name} is not set"
+        return f'CONFIG_{self.name}="{kconfiglib.escape(self.value)}"' if text else f"{self}"
+
 
 @dataclass(frozen=True)
 class Flavour:
@@ -255,18 +261,6 @@ def _differences(ours: set[str], makes: set[str], who: str) -> str:
     return f"{who} only: {', '.join(only[0]) or 'nothing'}; make only: {', '.join(only[1]) or 'nothing'}"
 
 
-def _seed(wanted: Mapping[str, Option], kconf: kconfig_syntax.Kconfig) -> str:
-    """The wanted options as a .config has them."""
-
-    def line(option: Option) -> str:
-        if option.value == "n":
-            return f"# CONFIG_{option.name} is not set\n"
-        text = kconf.syms[option.name].orig_type is STRING
-        return f'CONFIG_{option.name}="{kconfiglib.escape(option.value)}"\n' if text else f"{option}\n"
-
-    return "".join(line(option) for option in wanted.values())
-
-
 def _inputs(kbuild: Kbuild, wanted: Mapping[str, Option], exported: Mapping[str, str]) -> str:
     """A digest of all that a .config is made from."""
     tree = Repository(kbuild.source)
@@ -298,7 +292,13 @@ def configure(kbuild: Kbuild, flavour: Flavour) -> bool:
     if found := problems(kconf, flavour.options):
         more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         raise WorkspaceError("\n    ".join([f"flavour {flavour.name} cannot be configured:", *found[:_SHOWN], *more]))
-    text = _made(kbuild, _seed(flavour.options, kconf))
+    seed = [option.line(text=kconf.syms[name].orig_type is STRING) for name, option in flavour.options.items()]
+    text = allnoconfig(kbuild, seed)
+    if (again := _lines(_made(kbuild, "olddefconfig", text))) != _lines(text):
+        raise WorkspaceError(
+            "make olddefconfig moves options of a configuration that make wrote: "
+            f"{_differences(_lines(text), again, 'allnoconfig')}."
+        )
     ours = {symbol.config_string.rstrip("\n") for symbol in kconf.unique_defined_syms} - {""}
     if ours != (makes := _lines(text)):
         raise WorkspaceError(
@@ -310,21 +310,18 @@ def configure(kbuild: Kbuild, flavour: Flavour) -> bool:
     return changed
 
 
-def _made(kbuild: Kbuild, seed: str) -> str:
-    """The .config that make writes for ``seed``, held against what olddefconfig would make of it."""
-    wanted, trial = kbuild.objects / ".config.wanted", kbuild.objects / ".config.trial"
-    storage.write_whole(wanted, seed)
-    try:
-        kbuild.check("allnoconfig", KCONFIG_ALLCONFIG=str(wanted), KCONFIG_CONFIG=str(trial))
-        text = trial.read_text()
-        kbuild.check("olddefconfig", KCONFIG_CONFIG=str(trial))
-        again = _lines(trial.read_text())
-    finally:
-        for path in (wanted, trial, trial.with_name(trial.name + ".old")):
-            path.unlink(missing_ok=True)
-    if again != _lines(text):
-        raise WorkspaceError(
-            "make olddefconfig moves options of a configuration that make wrote: "
-            f"{_differences(_lines(text), again, 'allnoconfig')}."
-        )
-    return text
+def allnoconfig(kbuild: Kbuild, seed: Iterable[str] = ()) -> str:
+    """The .config that make writes for the lines of ``seed``, everything else being no; none is replaced."""
+    with storage.scratch_folder(kbuild.objects, "wanted") as folder:
+        wanted = folder / "config"
+        wanted.write_text("".join(f"{line}\n" for line in seed))
+        return _made(kbuild, "allnoconfig", KCONFIG_ALLCONFIG=str(wanted))
+
+
+def _made(kbuild: Kbuild, goal: str, config: str = "", **more: str) -> str:
+    """What make makes of a .config, in a folder of its own, so that no other is replaced."""
+    with storage.scratch_folder(kbuild.objects, "trial") as folder:
+        trial = folder / ".config"
+        trial.write_text(config)
+        kbuild.check(goal, KCONFIG_CONFIG=str(trial), **more)
+        return trial.read_text()

@@ -9,12 +9,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from workspace import command, kconfig, progress, storage
 from workspace.errors import WorkspaceError
 from workspace.git import Repository
-from workspace.kbuild import Kbuild, ccache_environment
+from workspace.kbuild import Kbuild
 from workspace.kconfig import Flavour
 from workspace.settings import Paths
 from workspace.tree import Tree
@@ -48,7 +49,11 @@ class Kernel:
 
     def has(self, option: str) -> bool:
         """Whether it was built with ``option`` (CONFIG_NAME)."""
-        return f"{option}=y" in self.config.read_text().splitlines()
+        return f"{option}=y" in self._options
+
+    @cached_property
+    def _options(self) -> frozenset[str]:
+        return frozenset(self.config.read_text().splitlines())
 
     @property
     def image(self) -> Path:
@@ -94,8 +99,7 @@ def build(
     """
     wanted = kconfig.flavour(paths.kconfig, flavour).leaving_out(without)
     objects = folder(paths, tree, flavour)
-    cache = ccache_environment(root=paths.root, cache=paths.build / "ccache")
-    kbuild = Kbuild(tree.path, objects, cache)
+    kbuild = Kbuild.cached(paths, tree.path, objects)
     with _held(objects):
         if wanted.objects_from and not (objects / ".config").exists():
             _start_from(folder(paths, tree, wanted.objects_from), objects)
@@ -178,8 +182,7 @@ def _make(paths: Paths, kbuild: Kbuild, flavour: Flavour, shown_as: Path) -> Non
             failures.see(line)
 
         finished = command.follow(
-            # Whole recipes at a time, so that the messages of two compilers never mix.
-            kbuild.words(f"-j{len(os.sched_getaffinity(0))}", "--output-sync=target", "bzImage", "headers"),
+            kbuild.at_once("bzImage", "headers"),
             log=log,
             env=kbuild.environment(),
             on_line=on_line,

@@ -56,8 +56,7 @@ class Results:
         for name in ("junit.xml", "results.json"):
             (folder / name).unlink(missing_ok=True)
         (folder / "consoles").mkdir(parents=True)
-        config = kernel.config.read_text()
-        storage.write_whole(folder / "configs" / f"{kernel.flavour}.config", config)
+        storage.write_whole(folder / "configs" / f"{kernel.flavour}.config", kernel.config.read_text())
         told = {
             "kernel": kernel.release,
             "build_id": kernel.build_id,
@@ -68,7 +67,7 @@ class Results:
             "memory": vm.memory,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        return cls(folder, {**told, **facts}, "CONFIG_TASK_DIAG=y" in config.splitlines())
+        return cls(folder, {**told, **facts}, kernel.has("CONFIG_TASK_DIAG"))
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test."""

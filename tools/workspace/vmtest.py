@@ -34,8 +34,15 @@ from workspace.worker import ON_HOST, Rounds, drop_other_flavours, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
-MAX_GUESTS = 64
+_MAX_GUESTS = 64
 GUEST_LOST = 6  # the exit code; pytest's own end at 5
+
+
+def guest_count(word: str) -> int:
+    """How many guests at once ``word`` asks for; raises ArgumentTypeError."""
+    if not word.isdecimal() or not 1 <= int(word) <= _MAX_GUESTS:
+        raise argparse.ArgumentTypeError(f"the number of guests is a number from 1 to {_MAX_GUESTS}")
+    return int(word)
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,14 @@ class Options:
                     f"--{refused} cannot be used with vmtests: they run in guests. Use -n N for N guests at once, "
                     "--keep-guest for a shell in the guest of a failed test."
                 )
-        if not known.numprocesses.isdecimal() or not 1 <= int(known.numprocesses) <= MAX_GUESTS:
-            raise WorkspaceError(f"-n {known.numprocesses}: the number of guests is a number from 1 to {MAX_GUESTS}.")
+        try:
+            guests = guest_count(known.numprocesses)
+        except argparse.ArgumentTypeError as error:
+            raise WorkspaceError(f"-n {known.numprocesses}: {error}.") from error
         if known.until_fail < 1:
             raise WorkspaceError(f"--until-fail {known.until_fail}: the number of rounds is 1 or more.")
         return cls(
-            guests=int(known.numprocesses),
+            guests=guests,
             junitxml=known.junitxml,
             rounds=known.until_fail,
             keep_guest=known.keep_guest,
@@ -131,7 +140,6 @@ class Host:
 class Guests(Host):
     """The host's side of tests that run in guests: proves each guest, and reports what took one down."""
 
-    lost: Verdict | None = None
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)
     _unblamed: dict[str, Verdict] = field(default_factory=dict)
 
@@ -155,7 +163,7 @@ class Guests(Host):
             folders = sorted(self.run.folder.glob("*/"), key=lambda path: path.stat().st_mtime)
             if not folders:
                 raise
-            self.lost = verdict = _awaited_verdict(folders[-1])
+            verdict = _awaited_verdict(folders[-1])
             pytest.exit(f"{verdict.sentence}\n{verdict.tail}\n({error})", returncode=GUEST_LOST)
 
     def pytest_xdist_newgateway(self, gateway: Any) -> None:
