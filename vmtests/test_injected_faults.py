@@ -14,7 +14,10 @@ import pytest
 from vmtests import programs, syscalls
 from vmtests.namespaces import PidNamespace
 
-pytestmark = [pytest.mark.flavour("debug"), pytest.mark.deadline(60)]
+pytestmark = [
+    pytest.mark.option("CONFIG_FAILSLAB", "CONFIG_FAIL_PAGE_ALLOC", "CONFIG_FAULT_INJECTION_USERCOPY"),
+    pytest.mark.deadline(60),
+]
 
 SETTINGS = {
     # Also the allocations that may wait, which are all of ours.

@@ -17,7 +17,7 @@ from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import Population
 from vmtests.raw import ONE, Request
 
-pytestmark = pytest.mark.flavour("lsm")
+pytestmark = pytest.mark.option("CONFIG_SECURITY_SMACK")
 
 OPENER, READ, WRITTEN, UNRULED = "Opener", "Read", "Written", "Unruled"
 """The opener's label, and those of processes that a rule lets it read, only write, or that no rule names."""

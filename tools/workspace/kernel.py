@@ -46,9 +46,10 @@ class Kernel:
         """The .config that it was built with."""
         return self.folder / ".config"
 
-    def has(self, option: str) -> bool:
-        """Whether it was built with ``option`` (CONFIG_NAME)."""
-        return f"{option}=y" in self.config.read_text().splitlines()
+    @property
+    def options(self) -> frozenset[str]:
+        """The options (CONFIG_NAME) that are y in it."""
+        return kconfig.switched_on(self.config.read_text())
 
     @property
     def image(self) -> Path:
