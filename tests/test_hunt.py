@@ -44,7 +44,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.said: list[str] = []
-        self.scores = Scores(MUTANTS, Results(folder, {}, task_diag=True), told=self.said.append)
+        self.scores = Scores(MUTANTS, Results(folder, {}, frozenset()), told=self.said.append)
         for test, promise in (("vmtests/test_w.py::test_w[none]", "W10"), ("vmtests/test_f.py::test_f[none]", "F1")):
             self.add(report(test, promise=promise))
             self.add(report(test, when="teardown", promise=promise))
@@ -104,7 +104,7 @@ def test_a_mutant_without_a_test_survives(run: Run) -> None:
 
 
 def test_before_the_start_all_are_undecided(tmp_path: Path) -> None:
-    assert Scores(MUTANTS, Results(tmp_path, {}, task_diag=True)).undecided == ["deaf", "slow"]
+    assert Scores(MUTANTS, Results(tmp_path, {}, frozenset())).undecided == ["deaf", "slow"]
 
 
 def test_a_test_that_fails_without_a_mutant_is_told(run: Run) -> None:

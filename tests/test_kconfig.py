@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,10 +134,29 @@ def test_the_flavours_of_this_workspace() -> None:
     assert default - off == {"CONFIG_TASK_DIAG=y"}
     assert off - default == {"CONFIG_TASK_DIAG=n"}
     assert flavours["off"].objects_from == "default"
-    for name in ("debug", "lsm"):
+    for name in ("debug", "full"):
         options = {str(option) for option in flavours[name].options.values()}
         assert default <= options, "what holds for the default kernel is tested there, too"
-    assert "CONFIG_LSM=smack" in {str(option) for option in flavours["lsm"].options.values()}
+
+
+def test_the_full_flavour_runs_every_test() -> None:
+    wanted = {str(option) for option in kconfig.flavour(Paths().kconfig, "full").options.values()}
+    marked = [
+        mark
+        for path in Paths().vmtests.rglob("*.py")
+        for mark in re.findall(r"mark\.option\((.*?)\)", path.read_text())
+    ]
+    needed = {f"{name}=y" for mark in marked for name in re.findall(r"CONFIG_\w+", mark)}
+    assert needed and needed <= wanted
+    # Its say is asked from the boot on.
+    assert "CONFIG_LSM=smack" in wanted
+
+
+def test_the_options_that_some_kernel_has(folder: Path) -> None:
+    (folder / "flavours.toml").write_text('[on]\nfragments = ["on"]\n[off]\nfragments = ["base", "off"]\n')
+    assert kconfig.known_options(folder) == {"CONFIG_A", "CONFIG_B", "CONFIG_X"}
+    config = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=3\nCONFIG_D="y"\nCONFIG_EE=y\n'
+    assert kconfig.switched_on(config) == {"CONFIG_A", "CONFIG_EE"}
 
 
 # --- reasons --------------------------------------------------------------------------------------

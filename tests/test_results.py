@@ -130,14 +130,25 @@ def test_what_was_wrong_after_the_last_test_fails_the_run(results: Results, caps
     assert len(json.loads((results.folder / "results.json").read_text())["complaints"]) == 1
 
 
-def test_tests_for_other_flavours_are_recorded_and_hold_nothing(results: Results) -> None:
+def test_tests_for_other_kernels_are_recorded_and_hold_nothing(results: Results) -> None:
     results.add(report("t", "passed"))
-    results.other_flavours.add("vmtests/test_lsm.py::test_x")
+    results.other_kernels.add("vmtests/test_lsm.py::test_x")
     assert results.verdict([0], PROMISES) == 1
     results.write(PROMISES)
     data = json.loads((results.folder / "results.json").read_text())
-    assert data["other_flavours"] == ["vmtests/test_lsm.py::test_x"]
+    assert data["other_kernels"] == ["vmtests/test_lsm.py::test_x"]
     assert data["promises"]["A1"] == []
+
+
+@pytest.mark.parametrize(("has", "code"), [("", 0), ("CONFIG_AUDIT=y\n", 1)])
+def test_a_promise_that_this_kernel_cannot_show_is_told_and_not_missed(
+    tmp_path: Path, has: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = started(tmp_path, f"CONFIG_TASK_DIAG=y\n{has}")
+    results.add(report("t", "passed"))
+    promises = Promises({"A1": Promise("A1", "a", "s", True, "CONFIG_AUDIT")})
+    assert results.verdict([0], promises) == code
+    assert ("A1 is not tested here: this kernel has no CONFIG_AUDIT." in capsys.readouterr().err) == (not has)
 
 
 def test_results_of_an_interrupted_run_say_so(results: Results, capsys: pytest.CaptureFixture[str]) -> None:

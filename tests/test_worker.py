@@ -16,7 +16,16 @@ import pytest
 
 from workspace import worker
 from workspace.splat import NONE, Allowed, Exceptions, TaintedError
-from workspace.worker import Link, Log, Monitor, TimedOutError, build_id, drop_other_flavours, name_outcome, outside
+from workspace.worker import (
+    Link,
+    Log,
+    Monitor,
+    TimedOutError,
+    build_id,
+    drop_for_other_kernels,
+    name_outcome,
+    outside,
+)
 
 
 def note(name: bytes, kind: int, data: bytes) -> bytes:
@@ -265,21 +274,24 @@ def test_a_taint_without_a_word_that_is_known_fails_once(kmsg: Kmsg, at_boot: bo
     log.check()
 
 
-class Item:
-    """As much of a test as is asked for its flavours."""
+XY = ["CONFIG_X", "CONFIG_Y"]
 
-    def __init__(self, nodeid: str, *flavours: str) -> None:
+
+class Item:
+    """As much of a test as is asked for the options that it needs; each of them in a marker of its own."""
+
+    def __init__(self, nodeid: str, *options: str) -> None:
         self.nodeid = nodeid
-        self._marks = [SimpleNamespace(args=flavours)] if flavours else []
+        self._marks = [SimpleNamespace(args=(option,)) for option in options]
 
     def iter_markers(self, _name: str) -> list[SimpleNamespace]:
         return self._marks
 
 
-def test_tests_for_other_flavours_are_left_out_and_named() -> None:
-    items: list[Any] = [Item("all"), Item("lsm", "lsm"), Item("both", "lsm", "debug")]
+def test_tests_for_other_kernels_are_left_out_and_named() -> None:
+    items: list[Any] = [Item("all"), Item("one", "CONFIG_X"), Item("other", "CONFIG_Y"), Item("both", *XY)]
     kept = list(items)
-    assert drop_other_flavours(kept, "debug", ["default", "debug", "lsm"]) == ["lsm"]
-    assert [item.nodeid for item in kept] == ["all", "both"]
-    with pytest.raises(pytest.UsageError, match="lsm is for the flavour lsm; there are default"):
-        drop_other_flavours(items, "default", ["default"])
+    assert drop_for_other_kernels(kept, {"CONFIG_X", "CONFIG_Z"}, XY) == ["other", "both"]
+    assert [item.nodeid for item in kept] == ["all", "one"]
+    with pytest.raises(pytest.UsageError, match=r"other needs CONFIG_Y, which no flavour .* asks for"):
+        drop_for_other_kernels(items, XY, XY[:1])

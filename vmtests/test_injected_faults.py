@@ -14,12 +14,24 @@ import pytest
 from vmtests import programs, syscalls
 from vmtests.namespaces import PidNamespace
 
-pytestmark = [pytest.mark.flavour("debug"), pytest.mark.deadline(60)]
+pytestmark = [
+    pytest.mark.option("CONFIG_FAILSLAB", "CONFIG_FAIL_PAGE_ALLOC", "CONFIG_FAULT_INJECTION_USERCOPY"),
+    pytest.mark.deadline(60),
+]
 
 SETTINGS = {
     # Also the allocations that may wait, which are all of ours.
     "failslab": {"ignore-gfp-wait": "N", "verbose": "0"},
-    "fail_page_alloc": {"ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0", "verbose": "0"},
+    # And every one of a task that asks for that (make-it-fail).
+    "fail_page_alloc": {
+        "ignore-gfp-wait": "N",
+        "ignore-gfp-highmem": "N",
+        "min-order": "0",
+        "verbose": "0",
+        "task-filter": "Y",
+        "probability": "100",
+        "times": "-1",
+    },
     "fail_usercopy": {"verbose": "0"},
 }
 
@@ -54,9 +66,15 @@ def calls(_injected: None, world: PidNamespace, headers: Path, tmp_path: Path) -
     program = programs.compiled("fail_nth", tmp_path, f"-isystem{headers}")
     for _ in range(9):
         world.sleeping()
+    # By a path of one name: a failure on the way to the file would be the way's.
     root = world.procfs.fd
     done = subprocess.run(
-        [program, f"/proc/self/fd/{root}/task-diag"], pass_fds=[root], capture_output=True, text=True, check=False
+        [program, "task-diag"],
+        cwd=f"/proc/self/fd/{root}",
+        pass_fds=[root],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, list[Call]] = {}
@@ -82,6 +100,7 @@ def test_each_failure_is_an_error_of_its_call_and_nothing_else(calls: dict[str, 
     assert errors.count("EFAULT") == 1
     assert errors.count("ENOMEM") >= 3
     assert {call.messages for call in opens} == {0}
+    assert [call.error for call in calls["starved"]] == ["ENOMEM", ""], "memory that cannot be had at all"
 
     assert len(writes) > 1
     assert {call.error for call in writes[:-1]} == {"EFAULT"}

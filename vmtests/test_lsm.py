@@ -1,7 +1,8 @@
-"""The contract, N3: no process is seen on which a security module refuses the opener getsid(2); by Smack's labels."""
+"""The contract, N3 and N6: whom a security module hides from an opener, and what it reports; here by Smack's labels."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -11,13 +12,13 @@ from functools import partial
 
 import pytest
 
-from vmtests import oracle, raw, smack, syscalls
+from vmtests import audit, oracle, raw, smack, syscalls
 from vmtests.credentials import ALICE, ROOT, Credentials, run_in_child
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import Population
 from vmtests.raw import ONE, Request
 
-pytestmark = pytest.mark.flavour("lsm")
+pytestmark = pytest.mark.option("CONFIG_SECURITY_SMACK")
 
 OPENER, READ, WRITTEN, UNRULED = "Opener", "Read", "Written", "Unruled"
 """The opener's label, and those of processes that a rule lets it read, only write, or that no rule names."""
@@ -160,17 +161,18 @@ def test_a_thread_follows_its_leader_whatever_its_own_label(
         assert smack.run_labelled(OPENER, ALICE, partial(outcome, procfs, thread)) == wanted
 
 
+def opened_by(function: Callable[[], int]) -> int:
+    """Open in a thread, whose label, ids and capabilities are its own, for the whole process to read."""
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 @pytest.mark.promise("N2", "N3")
 def test_labels_count_as_the_opener_had_them(town: Town) -> None:
     shown, everyone = ([1, *town.numbers(*labels)] for labels in ((smack.FLOOR, OPENER, READ), town.by_label))
-
-    def opened_by(function: Callable[[], int]) -> int:
-        """Open in a thread, whose label and capabilities are its own, for the whole process to read."""
-        found: list[int] = []
-        thread = threading.Thread(target=lambda: found.append(function()))
-        thread.start()
-        thread.join()
-        return found[0]
 
     def weak() -> int:
         smack.relabel(OPENER)
@@ -190,3 +192,46 @@ def test_labels_count_as_the_opener_had_them(town: Town) -> None:
 
     with Procfs(pidns=town.namespace.fd) as procfs:
         assert run_in_child(look) == (shown, everyone)
+
+
+def refused_to_ptrace(records: list[audit.Record]) -> set[str]:
+    """Return the labels of whom Smack reports that it refused to be traced."""
+    return {
+        record.field("object")
+        for record in records
+        if record.field("fn") == "smack_ptrace_access_check" and record.field("action") == "denied"
+    }
+
+
+@pytest.mark.promise("N6")
+@pytest.mark.option("CONFIG_AUDIT")
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+def test_a_scan_leaves_no_record_of_whom_it_may_not_trace_where_a_look_into_proc_does(town: Town, hidepid: str) -> None:
+    """Smack decides on ptrace by the reader's label and on getsid(2) by the opener's, which may see more here.
+
+    By one and the same label getsid(2), which always reports, would refuse first.
+    """
+    alices = {label: town.namespace.number(pids[1]) for label, pids in town.by_label.items()}
+
+    def opener() -> int:
+        smack.relabel(OPENER)
+        syscalls.take_ids(ALICE.uid, ALICE.gid)
+        return procfs.open()
+
+    def scan() -> list[int]:
+        fd = opened_by(opener)
+        smack.relabel(UNRULED)
+        ALICE.take()
+        raw.ask(fd, Request())
+        return [answer.pid for answer in raw.answers(b"".join(raw.drain(fd))) if answer.attributes]
+
+    def look() -> None:
+        for number in procfs.listed():
+            with contextlib.suppress(OSError):
+                os.stat(f"{number}/status", dir_fd=procfs.fd)
+
+    with Procfs(pidns=town.namespace.fd, hidepid=hidepid) as procfs, audit.Listener() as listener:
+        assert run_in_child(scan) == [alices[smack.FLOOR]]
+        assert refused_to_ptrace(listener.heard()) == set()
+        smack.run_labelled(UNRULED, ALICE, look)
+        assert refused_to_ptrace(listener.heard()) == {OPENER, READ, WRITTEN}

@@ -226,16 +226,16 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
         (paths.results / FILE).unlink(missing_ok=True)
         folder.mkdir(parents=True)
-        scores = Scores(chosen, Results(folder, {}, task_diag=True))
+        scores = Scores(chosen, Results(folder, {}, kernel.options))
         guest_run = stack.enter_context(vmtest.begun(vm, paths, folder))
         options = Options(guests=guests, junitxml=None, rounds=1, keep_guest=False, accelerator=wanted, pytest=())
         words = ["-c", "pyproject.toml", "-o", "testpaths=vmtests", "-qq", "--no-header", "--no-summary"]
         # Each mutant may take a guest down, and then some.
         words += vmtest.in_guests(guest_run, guests, crashes=len(chosen) + vmtest.MAX_CRASHES)
         say(f"Mutants: {len(chosen)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
-        flavours = tuple(kconfig.flavours(paths.kconfig))
+        known_options = kconfig.known_options(paths.kconfig)
         exceptions = Exceptions.load(paths.vmtests / ALLOWED)
-        hunt = Hunt(options, scores.results, promises, guest_run, exceptions, flavours, scores=scores)
+        hunt = Hunt(options, scores.results, promises, guest_run, exceptions, known_options, scores=scores)
         # What pytest and xdist print is about failures, which are wanted here.
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = _verdict(scores, int(pytest.main(words, plugins=[hunt])))

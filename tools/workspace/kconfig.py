@@ -107,6 +107,17 @@ def flavours(folder: Path) -> dict[str, Flavour]:
     return found
 
 
+def switched_on(config: str) -> frozenset[str]:
+    """The options (CONFIG_NAME) that are y in the text of a .config."""
+    return frozenset(line.removesuffix("=y") for line in config.splitlines() if line.endswith("=y"))
+
+
+def known_options(folder: Path) -> frozenset[str]:
+    """The options (CONFIG_NAME) that some flavour wants to be y."""
+    wanted = (option for each in flavours(folder).values() for option in each.options.values())
+    return frozenset(f"CONFIG_{option.name}" for option in wanted if option.value == "y")
+
+
 def flavour(folder: Path, name: str) -> Flavour:
     """The flavour ``name``, or WorkspaceError with the names there are."""
     known = flavours(folder)

@@ -49,11 +49,12 @@ class Kernel:
 
     def has(self, option: str) -> bool:
         """Whether it was built with ``option`` (CONFIG_NAME)."""
-        return f"{option}=y" in self._options
+        return option in self.options
 
     @cached_property
-    def _options(self) -> frozenset[str]:
-        return frozenset(self.config.read_text().splitlines())
+    def options(self) -> frozenset[str]:
+        """The options (CONFIG_NAME) that are y in it."""
+        return kconfig.switched_on(self.config.read_text())
 
     @property
     def image(self) -> Path:

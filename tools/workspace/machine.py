@@ -85,12 +85,12 @@ class Machine:
     @property
     def memory(self) -> str:
         """As QEMU takes it: KASAN's shadow, red zones and quarantine, and kmemleak's records want twice as much."""
-        return "4G" if self.kernel.has("CONFIG_KASAN") else "2G"
+        return "4G" if "CONFIG_KASAN" in self.kernel.options else "2G"
 
     @property
     def slowness(self) -> float:
         """Factor for every deadline: the accelerator's times that of the config's debug options."""
-        slower = (factor for option, factor in _SLOWER_OPTIONS.items() if self.kernel.has(option))
+        slower = (factor for option, factor in _SLOWER_OPTIONS.items() if option in self.kernel.options)
         return math.prod(slower, start=_SLOWER[self.accelerator])
 
     def words(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from workspace.errors import WorkspaceError
 MARKERS = (
     "promise(*ids): the promises of vmtests/promises.toml that the test holds",
     "deadline(seconds): time for each phase of the test on the hardware; stretched for slower guests (10)",
-    "flavour(*names): the flavours of kconfig/flavours.toml that the test is for; without it, all of them",
+    "option(*names): options of the kernel (CONFIG_NAME) that the test needs; it does not run where one is not set",
     "host: a test that runs on the host and drives a guest of its own",
 )
 
@@ -27,6 +27,8 @@ class Promise:
     says: str
     section: str
     made: bool
+    option: str | None = None
+    """What a kernel needs to have (CONFIG_NAME) for the promise to be tested there."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Promises:
             table = tomllib.loads(path.read_text())
             return cls(
                 {
-                    name: Promise(name, str(entry["says"]), str(entry["section"]), bool(entry["made"]))
+                    name: Promise(
+                        name, str(entry["says"]), str(entry["section"]), bool(entry["made"]), entry.get("option")
+                    )
                     for name, entry in table.items()
                 }
             )
@@ -59,7 +63,16 @@ class Promises:
         if wrong:
             pytest.fail(f"{item.nodeid} names promises that do not exist: {', '.join(wrong)}", pytrace=False)
 
-    def unheld(self, held: Iterable[str]) -> list[str]:
-        """The promises that the series makes and that are not among ``held``."""
-        having = set(held)
+    def unheld(self, held: Iterable[str], options: Container[str]) -> list[str]:
+        """The promises that the series makes, that a kernel with ``options`` can show, and that are not in ``held``."""
+        untested = self.untested(options)
+        having = {*held, *(promise.name for promise in untested)}
         return [name for name, promise in self.by_id.items() if promise.made and name not in having]
+
+    def untested(self, options: Container[str]) -> list[Promise]:
+        """The promises that the series makes, and that need more than ``options`` to be tested."""
+        return [
+            promise
+            for promise in self.by_id.values()
+            if promise.made and promise.option is not None and promise.option not in options
+        ]

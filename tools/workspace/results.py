@@ -41,10 +41,10 @@ class Results:
 
     folder: Path
     facts: dict[str, object]
-    task_diag: bool
+    options: frozenset[str]
     tests: dict[str, Test] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
-    other_flavours: set[str] = field(default_factory=set)
+    other_kernels: set[str] = field(default_factory=set)
     code: int | None = None
     _suites: list[ET.Element] = field(default_factory=list)
 
@@ -67,7 +67,12 @@ class Results:
             "memory": vm.memory,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        return cls(folder, {**told, **facts}, kernel.has("CONFIG_TASK_DIAG"))
+        return cls(folder, {**told, **facts}, kernel.options)
+
+    @property
+    def task_diag(self) -> bool:
+        """Whether the kernel has what most tests are about."""
+        return "CONFIG_TASK_DIAG" in self.options
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test."""
@@ -121,7 +126,9 @@ class Results:
             self.code = int(pytest.ExitCode.NO_TESTS_COLLECTED)
         # What an interrupted run did not get to is not missing.
         if promises is not None and self.task_diag and self.code != pytest.ExitCode.INTERRUPTED:
-            unheld = promises.unheld(self.held)
+            for promise in promises.untested(self.options):
+                say(f"vmtest: {promise.name} is not tested here: this kernel has no {promise.option}.")
+            unheld = promises.unheld(self.held, self.options)
             if unheld:
                 self.complaints.append(
                     f"of the promises that the series makes, no test that passed holds {', '.join(unheld)}"
@@ -156,7 +163,7 @@ class Results:
                 }
                 for nodeid, test in sorted(self.tests.items())
             ],
-            "other_flavours": sorted(self.other_flavours),
+            "other_kernels": sorted(self.other_kernels),
             "promises": {name: held.get(name, []) for name in promises.by_id},
         }
         storage.write_whole(self.folder / "results.json", json.dumps(data, indent=1) + "\n")

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, kconfig, kmemleak, machine, shell, storage
+from workspace import accelerator, boot, kconfig, machine, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
@@ -30,7 +30,7 @@ from workspace.promises import MARKERS, Promises
 from workspace.results import Results
 from workspace.settings import Paths
 from workspace.splat import ALLOWED, Exceptions
-from workspace.worker import ON_HOST, Rounds, drop_other_flavours, name_outcome
+from workspace.worker import ON_HOST, Rounds, drop_for_other_kernels, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
@@ -99,7 +99,7 @@ class Host:
     promises: Promises
     run: Run
     exceptions: Exceptions
-    flavours: tuple[str, ...]
+    known_options: frozenset[str]
     whole: bool = False
     stops: bool = False
     stopped: bool = False
@@ -184,9 +184,8 @@ class Guests(Host):
         node.workerinput["workspace_nonce"] = self.run.nonce
         node.workerinput["workspace_build_id"] = self.run.machine.kernel.build_id
         node.workerinput["workspace_guest"] = f"guest-{self._names[node.gateway.id][0]}"
-        node.workerinput["workspace_flavour"] = self.run.machine.kernel.flavour
-        node.workerinput["workspace_flavours"] = self.flavours
-        node.workerinput["workspace_leaks"] = self.run.machine.kernel.has(kmemleak.OPTION)
+        node.workerinput["workspace_options"] = sorted(self.run.machine.kernel.options)
+        node.workerinput["workspace_known_options"] = sorted(self.known_options)
         node.workerinput["workspace_slowness"] = self.run.machine.slowness
         node.workerinput["workspace_headers"] = str(self.run.machine.kernel.headers)
         node.workerinput["workspace_keep"] = self.options.keep_guest
@@ -199,7 +198,7 @@ class Guests(Host):
         if told is None or error is not None:
             self._unblamed[number] = _awaited_verdict(self.run.folder / number)
             return
-        self.results.other_flavours.update(told.get("workspace_other_flavours", ()))
+        self.results.other_kernels.update(told.get("workspace_other_kernels", ()))
         found = told.get("workspace_end", "nobody looked whether all was well")
         if found:
             self.results.add_end(f"guest-{number}", found)
@@ -269,7 +268,8 @@ class Boots(Host):
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item not in dropped]
-        self.results.other_flavours.update(drop_other_flavours(items, self.run.machine.kernel.flavour, self.flavours))
+        options = self.run.machine.kernel.options
+        self.results.other_kernels.update(drop_for_other_kernels(items, options, self.known_options))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -364,7 +364,7 @@ def run(
     promises = Promises.load(paths.vmtests / "promises.toml")
     before = Path.cwd()
     exceptions = Exceptions.load(paths.vmtests / ALLOWED)
-    flavours = tuple(kconfig.flavours(paths.kconfig))
+    known_options = kconfig.known_options(paths.kconfig)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
         outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
@@ -372,7 +372,7 @@ def run(
         guests = stack.enter_context(begun(vm, paths, paths.results / "consoles"))
 
         def host(kind: type[Host]) -> Host:
-            return kind(options, outcome, promises, guests, exceptions, flavours)
+            return kind(options, outcome, promises, guests, exceptions, known_options)
 
         code = _sessions(host, guests, options, outcome, promises)
         if options.junitxml is not None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -315,14 +315,19 @@ def _output(config: pytest.Config) -> dict[str, Any]:
     return output
 
 
-def drop_other_flavours(items: list[pytest.Item], flavour: str, known: Sequence[str]) -> list[str]:
-    """Take the tests for other flavours out of ``items``; give their ids. A flavour that does not exist is an error."""
+def drop_for_other_kernels(items: list[pytest.Item], options: Collection[str], known: Collection[str]) -> list[str]:
+    """Take the tests that need more than the kernel's ``options`` out of ``items``; give their ids.
+
+    One that is not ``known`` is an error: no kernel would run the test.
+    """
     others = []
     for item in items[:]:
-        wanted = {str(name) for marker in item.iter_markers("flavour") for name in marker.args}
-        if unknown := wanted.difference(known):
-            raise pytest.UsageError(f"{item.nodeid} is for the flavour {min(unknown)}; there are {', '.join(known)}.")
-        if wanted and flavour not in wanted:
+        needed = {str(name) for marker in item.iter_markers("option") for name in marker.args}
+        if unknown := needed.difference(known):
+            raise pytest.UsageError(
+                f"{item.nodeid} needs {min(unknown)}, which no flavour of kconfig/flavours.toml asks for."
+            )
+        if needed.difference(options):
             others.append(item.nodeid)
             items.remove(item)
     return others
@@ -346,7 +351,7 @@ class Worker:
         self._keep = told["workspace_keep"]
         self._slowness = told["workspace_slowness"]
         self._log = Log(self._exceptions)
-        self._leaks = told["workspace_leaks"]
+        self._leaks = kmemleak.OPTION in told["workspace_options"]
         self._link = Link()
         self._monitor = Monitor(self._link, self._log)
         self._monitor.start()
@@ -364,8 +369,8 @@ class Worker:
         if self._outside is None and self._input is not None:
             items[:] = [item for item in items if item.get_closest_marker("host") is None]
             told = self._input
-            others = drop_other_flavours(items, told["workspace_flavour"], told["workspace_flavours"])
-            _output(config)["workspace_other_flavours"] = others
+            others = drop_for_other_kernels(items, told["workspace_options"], told["workspace_known_options"])
+            _output(config)["workspace_other_kernels"] = others
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
