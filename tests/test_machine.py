@@ -53,11 +53,12 @@ def test_deadlines_stretch_for_emulation_and_for_what_makes_a_kernel_slow(tmp_pa
     assert Machine(debug, "tcg").slowness == 4 * Machine(plain, "tcg").slowness
 
 
-def test_kasan_has_more_memory(tmp_path: Path) -> None:
+def test_kasan_has_more_memory_and_the_page_tables_that_it_can_boot_with(tmp_path: Path) -> None:
     plain, debug = kernel(tmp_path / "plain"), kernel(tmp_path / "debug", "CONFIG_KASAN=y\n")
     for built, memory in ((plain, "2G"), (debug, "4G")):
         words = Machine(built, "tcg").words(script="true")
         assert words[words.index("--memory") + 1] == memory
+        assert ("no5lvl" in words) is (built is debug)
 
 
 def test_a_process_is_not_taken_for_another_with_its_pid() -> None:

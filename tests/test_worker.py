@@ -222,6 +222,16 @@ def test_an_exception_lets_a_complaint_pass(kmsg: Kmsg) -> None:
         log.check()
 
 
+def test_a_mark_is_a_whole_line(kmsg: Kmsg) -> None:
+    log = kmsg.log()
+    log.mark("start")
+    log.mark("x" * 2000)
+    first, second = kmsg.path.read_bytes().splitlines(keepends=True)
+    assert first == b"<5>vmtest: start\n"
+    assert second.endswith(b"x\n")
+    assert len(second) < 1000
+
+
 def test_what_programs_write_into_the_log_is_no_complaint(kmsg: Kmsg) -> None:
     log = kmsg.log()
     kmsg.records = [b"13,0,5,-;vmtest: start test_WARNING: x\n", b"12,1,6,-;BUG: says a program\n"]

@@ -16,9 +16,6 @@ from typing import NoReturn, Self
 from vmtests import oracle, syscalls
 from vmtests.credentials import ROOT, Credentials, fork, outcome, report
 
-_PATIENCE = 30.0
-"""Seconds for a task to come into the state it was made for."""
-
 
 def pause() -> NoReturn:
     """Sleep interruptibly, for ever."""
@@ -33,12 +30,13 @@ def spin() -> NoReturn:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Return when ``condition`` holds; fail if it does not within the time that anything here can take."""
-    end = time.monotonic() + _PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {_PATIENCE:g} s: {what}")
-        time.sleep(0.005)
+    """Return when ``condition`` holds; ``what`` is told if the test's deadline passes before."""
+    try:
+        while not condition():
+            time.sleep(0.005)
+    except BaseException as error:
+        error.add_note(f"while waiting for {what}")
+        raise
 
 
 class Population:

@@ -9,7 +9,6 @@ import mmap
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from vmtests import raw, syscalls, tracing
 from vmtests.credentials import ALICE, run_as, run_in_child
 from vmtests.namespaces import PidNamespace, Procfs
+from vmtests.population import wait_for
 from vmtests.raw import ONE, FaultingBuffer, Request
 from vmtests.userfault import HeldRead
 
@@ -279,19 +279,17 @@ def test_a_signal_ends_a_read_between_tasks(crowd: PidNamespace, crowd_diag: int
             seen += part
             cut += len(seen) < len(everyone)
 
-    def interrupted() -> bool:
+    def dump_until_one_is_cut() -> None:
         signal.signal(signal.SIGALRM, lambda *_: None)
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
+        while True:
             seen, cut = dump()
             assert seen == everyone
             if cut:
-                return True
-        return False
+                break
 
     # In a child, whatever thread the test runs in is the main one, which Python wants for signals.
-    assert run_in_child(interrupted), "no signal has ever ended a read"
+    run_in_child(dump_until_one_is_cut)
 
 
 @pytest.mark.promise("R8", "R5")
@@ -437,11 +435,8 @@ def test_a_request_that_is_over_holds_on_to_nothing() -> None:
             if ask_in_a_namespace():
                 break
         for _ in range(3):
-            # The end of a namespace takes the kernel a moment.
-            end = time.monotonic() + 10
-            while not ask_in_a_namespace():
-                assert time.monotonic() < end, "a pid namespace that nobody has any more is kept"
-                time.sleep(0.01)
+            # Which takes the kernel a moment.
+            wait_for(ask_in_a_namespace, "the end of a pid namespace that nobody has any more")
     finally:
         limit.write_text(before)
 

@@ -95,8 +95,10 @@ class Log:
 
     def mark(self, text: str) -> None:
         """Leave a line, so that the kernel's own ones can be told by test."""
+        # Without a line end it could be continued: nobody would see it before the next line, and a complaint
+        # might become a part of it.
         with contextlib.suppress(OSError):
-            os.write(self._writer, f"<5>vmtest: {text}"[:900].encode())
+            os.write(self._writer, f"<5>vmtest: {text}"[:900].encode() + b"\n")
 
     def news(self) -> list[str]:
         """The kernel's messages since the last call; programs' own lines in the log are left out."""
