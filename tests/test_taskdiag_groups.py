@@ -105,7 +105,7 @@ def test_an_empty_group_is_not_an_absent_one() -> None:
     assert one.cmdline == b""
 
 
-@pytest.mark.parametrize("group", uapi.LAYOUTS)
+@pytest.mark.parametrize("group", [Group(kind) for kind in uapi.LAYOUTS])
 def test_a_group_that_grew_is_read_as_far_as_it_is_known(group: Group) -> None:
     payload = bytes(range(uapi.LAYOUTS[group].size))
     field = group.name.lower()
@@ -113,7 +113,7 @@ def test_a_group_that_grew_is_read_as_far_as_it_is_known(group: Group) -> None:
     assert getattr(grown, field) == getattr(known, field) is not None
 
 
-@pytest.mark.parametrize("group", uapi.LAYOUTS)
+@pytest.mark.parametrize("group", [Group(kind) for kind in uapi.LAYOUTS])
 def test_a_group_that_is_too_short_is_refused(group: Group) -> None:
     size = uapi.LAYOUTS[group].size
     short = task((group, bytes(size - 1)))

@@ -226,12 +226,12 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     joined = wire.join(wire.decode_file(source))
     tracemalloc.start()
     try:
-        for _, task in zip(range(500), joined, strict=False):
+        for _, task in zip(range(100), joined, strict=False):
             assert task.complete
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert source.given > 500 * 60000
+    assert source.given > 100 * 60000
     assert peak < 1_000_000
 
 

@@ -26,6 +26,12 @@ def text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
+def check(layout: Layout, length: int) -> None:
+    """Refuse a payload of ``length`` bytes that is too short for its group; a longer one has grown."""
+    if length < layout.size:
+        raise WireError(f"{layout.name} has {length} bytes, less than {layout.size}")
+
+
 class Record:
     """A group of one struct: the fields are its members, in their order."""
 
@@ -40,8 +46,7 @@ class Record:
 
     @classmethod
     def _values(cls, payload: bytes) -> tuple[Any, ...]:
-        if len(payload) < cls.layout.size:
-            raise WireError(f"{cls.group.name} has {len(payload)} bytes, less than {cls.layout.size}")
+        check(cls.layout, len(payload))
         return cls.layout.struct.unpack_from(payload)
 
 

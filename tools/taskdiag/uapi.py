@@ -130,10 +130,10 @@ class VmaFlag(enum.IntFlag, boundary=enum.KEEP):
 
 
 class Layout:
-    """One C struct of a payload: its members in their order, each with its code of the ``struct`` module."""
+    """``struct task_diag_x`` of a group: its members in their order, each with its code of the ``struct`` module."""
 
     def __init__(self, name: str, **members: str) -> None:
-        """Lay ``members`` out without gaps; a member of pad bytes (``x``) has no value."""
+        """Lay out the ``members`` of group ``name`` without gaps; one of pad bytes (``x``) has no value."""
         self.name = name
         self.members: Mapping[str, str] = members
         self.struct = struct.Struct("=" + "".join(members.values()))
@@ -146,20 +146,20 @@ class Layout:
 
 
 TASK_DIAG_BASE = Layout(
-    "task_diag_base",
+    "BASE",
     **dict.fromkeys(("tgid", "pid", "ppid", "tpid", "sid", "pgid"), "I"),
     state="B",
     comm=f"{COMM_LEN}s",
     reserved="3x",
 )
 TASK_DIAG_CRED = Layout(
-    "task_diag_cred",
+    "CRED",
     # The low 32 bits come first, in either byte order.
     **dict.fromkeys(("inheritable", "permitted", "effective", "bounding"), "2I"),
     **dict.fromkeys(("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid"), "I"),
 )
 TASK_DIAG_VMA = Layout(
-    "task_diag_vma",
+    "VMA",
     **dict.fromkeys(("start", "end", "vm_flags", "pgoff"), "Q"),
     **dict.fromkeys(("major", "minor"), "I"),
     inode="Q",
@@ -168,7 +168,7 @@ TASK_DIAG_VMA = Layout(
     reserved="2x",
 )
 TASK_DIAG_VMA_STAT = Layout(
-    "task_diag_vma_stat",
+    "VMA_STAT",
     **dict.fromkeys(
         (
             *("resident", "shared_clean", "shared_dirty", "private_clean", "private_dirty"),
@@ -178,25 +178,25 @@ TASK_DIAG_VMA_STAT = Layout(
     ),
 )
 TASK_DIAG_STAT = Layout(
-    "task_diag_stat",
+    "STAT",
     **dict.fromkeys(("minflt", "cminflt", "majflt", "cmajflt", "utime", "stime", "cutime", "cstime"), "Q"),
     threads="I",
     reserved="4x",
 )
-TASK_DIAG_IDENT = Layout("task_diag_ident", start_boottime="Q", inode="Q", cgroup="Q")
+TASK_DIAG_IDENT = Layout("IDENT", start_boottime="Q", inode="Q", cgroup="Q")
 TASK_DIAG_MEM = Layout(
-    "task_diag_mem", **dict.fromkeys(("vsize", "rss", "shared", "text", "data", "locked", "swap", "peak_rss"), "Q")
+    "MEM", **dict.fromkeys(("vsize", "rss", "shared", "text", "data", "locked", "swap", "peak_rss"), "Q")
 )
 TASK_DIAG_SCHED = Layout(
-    "task_diag_sched",
+    "SCHED",
     **dict.fromkeys(("policy", "nice", "priority"), "i"),
     **dict.fromkeys(("rt_priority", "processor"), "I"),
     reserved="4x",
     **dict.fromkeys(("nvcsw", "nivcsw"), "Q"),
 )
-TASK_DIAG_JOB = Layout("task_diag_job", tty_nr="i", tpgid="i", flags="I", exit_signal="i")
+TASK_DIAG_JOB = Layout("JOB", tty_nr="i", tpgid="i", flags="I", exit_signal="i")
 
-LAYOUTS: Mapping[Group, Layout] = {
+LAYOUTS: Mapping[int, Layout] = {
     Group.BASE: TASK_DIAG_BASE,
     Group.CRED: TASK_DIAG_CRED,
     Group.STAT: TASK_DIAG_STAT,
@@ -205,4 +205,4 @@ LAYOUTS: Mapping[Group, Layout] = {
     Group.SCHED: TASK_DIAG_SCHED,
     Group.JOB: TASK_DIAG_JOB,
 }
-"""The groups whose payload is one struct of a fixed layout."""
+"""By attribute type: the groups whose payload is one struct of a fixed layout."""
