@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -136,6 +137,17 @@ def test_the_groups_of_the_kernel_are_listed(kernel: FakeTaskDiag, capsys: pytes
     kernel.known = 0b10011
     assert main(["groups"]) == 0
     assert capsys.readouterr().out.split() == ["base", "cred", "stat"]
+
+
+def test_a_task_that_is_not_there_is_one_sentence_and_no_heading(
+    kernel: FakeTaskDiag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel.ends = errno.ESRCH
+    assert main(["--pid", "9"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "taskdiag: the task that was asked for does not exist, or may not be seen (ESRCH)\n"
+    assert kernel.requests == [(1, 1, 9)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +80,10 @@ def show(options: argparse.Namespace, screen: Screen) -> int:
 
 def write_table(tasks: Iterable[Task], screen: Screen) -> None:
     """Write a heading and a line for each task."""
-    lines = rows(tasks)
+    left = iter(tasks)
+    # What is wrong with the request is known with the first of them: then there is to be no heading.
+    first = list(islice(left, 1))
+    lines = rows(chain(first, left))
     screen.heading(next(lines))
     for line in lines:
         screen.line(line)
