@@ -14,7 +14,9 @@ class FakeTaskDiag:
     """What the contract says of ``write()`` and ``read()``, over messages that were made before."""
 
     messages: list[bytes] = field(default_factory=list)
-    """The answer to every request, whole messages."""
+    """The answer, whole messages; of ONE those of that task."""
+    threads: list[bytes] | None = None
+    """The answer to ALL_THREAD and THREAD, if it is another one."""
     known: int = 0b11_1111_1111
     """The groups that it has, as ``show_flags``."""
     ends: int = 0
@@ -35,6 +37,10 @@ class FakeTaskDiag:
             raise _error(errno.EINVAL)
         self.requests.append((show, strategy, pid))
         self._answer = list(self.messages)
+        if strategy == 1:
+            self._answer = [message for message in self.messages if struct.unpack_from("=I", message, 16) == (pid,)]
+        elif strategy in (2, 4) and self.threads is not None:
+            self._answer = list(self.threads)
         return len(data)
 
     def read(self, size: int) -> bytes:

@@ -122,7 +122,8 @@ def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     "case", CASES, ids=lambda case: f"{' '.join(case['words'])} in {case['locale']} at {case['uptime']}"
 )
 def test_the_lines_are_those_of_ps(case: dict[str, Any], machine: Machine) -> None:
-    machine.kernel.messages = recorded("threads" if case["threads"] else "processes")
+    machine.kernel.messages = recorded("processes")
+    machine.kernel.threads = recorded("threads")
     machine.clock(case["uptime"], case["boot_time"])
     assert machine.ps(*case["words"], language=case["locale"]) == case["lines"]
     assert machine.status == 0
@@ -232,6 +233,56 @@ def test_lines_are_written_while_the_answer_is_read(machine: Machine) -> None:
     assert len(seen) == 5001
     assert seen[1] == 1
     assert seen[-1] > 3
+
+
+def test_the_line_of_a_leader_tells_of_the_process_and_that_of_a_thread_of_the_thread(machine: Machine) -> None:
+    def task(pid: int, tgid: int, ticks: int, start: int, *more: bytes) -> bytes:
+        return message(
+            pid,
+            attribute(stream.BASE, stream.base(pid, tgid=tgid, comm=b"task %d" % pid)),
+            attribute(stream.STAT, stream.stat(times=(ticks, 0, 0, 0), threads=4)),
+            attribute(stream.IDENT, stream.ident(start)),
+            *more,
+            tgid=tgid,
+        )
+
+    machine.kernel.messages = [
+        task(pid, pid, 100 * pid, 1, attribute(stream.MEM, stream.mem(rss=pid * 1024))) for pid in (7, 9)
+    ]
+    # In the order of their numbers, and one of a process that was not there before.
+    machine.kernel.threads = [
+        *(task(3, 9, 300, 50), task(4, 9, 400, 20), task(7, 7, 0, 1), task(9, 9, 0, 1)),
+        *(task(11, 11, 0, 1), task(12, 11, 0, 1), task(13, 7, 1300, 5)),
+    ]
+    lines = ["7 7 7 7", "7 13 13 7", "9 9 9 9", "9 4 4 9", "9 3 3 9"]
+    shown = machine.ps("-o", "pid=,tid=,times=,rss=", "-T")
+    assert [" ".join(line.split()) for line in shown] == lines
+    all_groups = 1 << stream.BASE | 1 << stream.STAT | 1 << stream.IDENT | 1 << stream.MEM
+    assert machine.kernel.requests == [(all_groups, 0, 0), (all_groups & ~(1 << stream.MEM), 2, 0)]
+    machine.kernel.requests.clear()
+    machine.ps("-o", "pid,rss", "-L", "-p", "9", "--pid=7")
+    assert [(strategy, pid) for _, strategy, pid in machine.kernel.requests] == [(1, 7), (1, 9), (4, 7), (4, 9)]
+
+
+def test_terminals_are_sorted_by_the_numbers_in_their_names(machine: Machine) -> None:
+    devices = {1: os.makedev(137, 44), 2: os.makedev(4, 9), 3: os.makedev(136, 2), 4: 0, 5: os.makedev(136, 10)}
+    names = {
+        b"/dev/pts/300": devices[1],
+        b"/dev/tty9": devices[2],
+        b"/dev/pts/2": devices[3],
+        b"/dev/pts/10": devices[5],
+    }
+    (machine.proc / "tty" / "drivers").write_text("a /dev/tty 4 1-63 console\nb /dev/pts 136 0-99 pty\n")
+    (machine.proc / "137:44").mkdir()
+    (machine.proc / "137:44" / "uevent").write_text("DEVNAME=pts/300\n")
+    terminals = functools.partial(Terminals, sysfs=machine.proc, device=names.get)
+    machine.monkeypatch.setattr(host, "Terminals", terminals)
+    machine.kernel.messages = [
+        message(pid, attribute(stream.BASE, stream.base(pid)), attribute(stream.JOB, stream.job(tty)))
+        for pid, tty in devices.items()
+    ]
+    lines = machine.ps("-o", "pid=,tty=", "--sort", "tty")
+    assert [line.split()[1] for line in lines] == ["?", "pts/2", "pts/10", "pts/300", "tty9"]
 
 
 def test_processes_are_asked_for_by_their_numbers(machine: Machine) -> None:

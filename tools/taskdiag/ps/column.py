@@ -137,9 +137,9 @@ def _policy(process: Process) -> str:
     return _POLICIES[policy] if 0 <= policy < len(_POLICIES) else "?"
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def _natural(text: str) -> list[tuple[str, int]]:
     """Return a key that sorts by the numbers in ``text`` as numbers."""
-    return [(int(number or -1), rest) for rest, number in re.findall(r"(\D*)(\d*)", text)]
+    return [(rest, int(number or -1)) for rest, number in re.findall(r"(\D*)(\d*)", text)]
 
 
 def _sum(heading: str, width: int, groups: frozenset[Group], number: Callable[[Process], int]) -> Column:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import locale
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -92,49 +92,47 @@ def _sheet(options: argparse.Namespace, host: Host, screen: Screen) -> tuple[She
 
 
 def _processes(options: argparse.Namespace, host: Host, groups: frozenset[Group]) -> Iterator[Process]:
-    threads = options.spid or options.lwp
-    if threads and options.forest:
-        raise ValueError("--forest shows processes, not threads: leave out -T and -L")
     if options.pid:
-        tasks = _dump(groups, Strategy.THREAD if threads else Strategy.ONE, options.pid, options.proc)
+        tasks = _dump(groups, Strategy.ONE, set(chain.from_iterable(options.pid)), options.proc)
     elif options.ppid:
-        tasks = _dump(groups, Strategy.CHILDREN, options.ppid, options.proc)
-        if threads:
-            tasks = _dump(groups, Strategy.THREAD, [[task.pid for task in tasks]], options.proc)
+        tasks = _dump(groups, Strategy.CHILDREN, set(chain.from_iterable(options.ppid)), options.proc)
     else:
-        tasks = _dump(groups, Strategy.ALL_THREAD if threads else Strategy.ALL, [[0]], options.proc)
-    return _joined(tasks, host, groups) if threads else _alone(tasks, host, groups)
+        tasks = _dump(groups, Strategy.ALL, {0}, options.proc)
+    # The number of a thread is that of a task, but for ps of no process.
+    leaders = (task for task in tasks if task.pid == task.tgid)
+    if not (options.spid or options.lwp):
+        return (Process(task, task, host) for task in leaders)
+    if options.forest:
+        raise ValueError("--forest shows processes, not threads: leave out -T and -L")
+    # The line of a leader tells of the whole process, also in ps: so it is of a request of its own.
+    processes = {task.pid: Process(task, task, host) for task in leaders}
+    few = options.pid or options.ppid
+    strategy, pids = (Strategy.THREAD, processes.keys()) if few else (Strategy.ALL_THREAD, {0})
+    return _with_threads(processes, _dump(groups - OF_LEADERS, strategy, pids, options.proc))
 
 
-def _dump(groups: frozenset[Group], strategy: Strategy, pids: Sequence[Sequence[int]], proc: Path) -> Iterator[Task]:
-    for pid in sorted(set(chain.from_iterable(pids))):
+def _with_threads(processes: Mapping[int, Process], tasks: Iterable[Task]) -> Iterator[Process]:
+    """Give processes in the order of their numbers, behind each its other threads by their age."""
+    threads: dict[int, list[Process]] = {}
+    for task in tasks:
+        if task.pid != task.tgid and (leader := processes.get(task.tgid)):
+            threads.setdefault(task.tgid, []).append(Process(task, leader.task, leader.host))
+    for pid, process in sorted(processes.items()):
+        yield process
+        yield from sorted(threads.get(pid, ()), key=lambda thread: (thread.ident.start_boottime, thread.base.pid))
+
+
+def _dump(groups: frozenset[Group], strategy: Strategy, pids: Collection[int], proc: Path) -> Iterator[Task]:
+    """Give the tasks of which everything may be read, and that were there to the end."""
+    for pid in sorted(pids):
         with Transaction(groups, strategy, pid=pid, proc=proc) as tasks:
             try:
                 for task in tasks:
-                    # The id of a thread is that of a task, but for ps of no process.
-                    if strategy not in (Strategy.ONE, Strategy.THREAD) or task.tgid == pid:
+                    if task.complete and groups <= task.payloads.keys():
                         yield task
             except (NoSuchTaskError, RefusedError):
                 # As for ps, a process that is not there, or may not be looked at, is no error but no line.
                 continue
-
-
-def _alone(tasks: Iterable[Task], host: Host, groups: frozenset[Group]) -> Iterator[Process]:
-    """Give the tasks of which everything may be read, and that were there to the end."""
-    for task in tasks:
-        if task.complete and groups <= task.payloads.keys():
-            yield Process(task, task, host)
-
-
-def _joined(tasks: Iterable[Task], host: Host, groups: frozenset[Group]) -> Iterator[Process]:
-    """Give threads with their leaders, process by process, the leader first and the others by their age."""
-    whole = [task for task in tasks if task.complete and groups - OF_LEADERS <= task.payloads.keys()]
-    leaders = {task.tgid: task for task in whole if task.pid == task.tgid and groups <= task.payloads.keys()}
-    processes = [Process(task, leaders[task.tgid], host) for task in whole if task.tgid in leaders]
-    processes.sort(
-        key=lambda process: (process.base.tgid, process.task is not process.leader, process.started, process.base.pid)
-    )
-    yield from processes
 
 
 def _sort_keys(text: str | None) -> list[tuple[str, bool]]:
