@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import random
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+import stream
+from stream import attribute, message
 
 from taskdiag import wire
+from taskdiag.errors import WireError
+from taskdiag.groups import Base
 from taskdiag.uapi import Group, State, Strategy
-from taskdiag.wire import Base, Message, Task, WireError
+from taskdiag.wire import Message, Task
 
 # One answer to ALL with BASE for two tasks, as a little-endian kernel writes it.
 RECORDED = bytes.fromhex(
@@ -22,21 +29,12 @@ RECORDED = bytes.fromhex(
 )
 
 
-def attribute(kind: int, payload: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
-
-
-def message(pid: int, *attributes: bytes, flags: int = 0, tgid: int | None = None, seq: int = 7) -> bytes:
-    body = struct.pack("=III", pid, pid if tgid is None else tgid, flags) + b"".join(attributes)
-    return struct.pack("=IHHII", 16 + len(body), 0xD101, 2, seq, 0) + body
-
-
 def base(pid: int = 5, *, state: int = 1, comm: bytes = b"sh", more: bytes = b"") -> bytes:
-    return attribute(0, struct.pack("=6IB16s3x", pid, pid, 1, 0, 3, 4, state, comm) + more)
+    return attribute(0, stream.base(pid, state=state, comm=comm) + more)
 
 
-def tasks(stream: bytes) -> list[Task]:
-    return list(wire.join(wire.decode(stream)))
+def tasks(recorded: bytes) -> list[Task]:
+    return list(wire.join(wire.decode(recorded)))
 
 
 def test_a_recorded_answer_is_read_field_for_field() -> None:
@@ -92,13 +90,13 @@ def test_comm_is_taken_byte_for_byte_up_to_its_end(comm: bytes) -> None:
 
 
 def test_cont_joins_the_parts_of_a_task_by_type() -> None:
-    stream = (
+    split = (
         message(5, attribute(50, b"ab"), flags=1)
         + message(5, attribute(50, b"cd"), attribute(51, b"x"), flags=1 | 2)
         + message(5, base())
         + message(6, base(6))
     )
-    joined, next_one = tasks(stream)
+    joined, next_one = tasks(split)
     assert joined.complete
     assert joined.flags == 2
     assert (joined.payloads[50], joined.payloads[51]) == (b"abcd", b"x")
@@ -140,10 +138,10 @@ def test_a_malformed_stream_is_refused_with_its_reason(broken: bytes, sentence: 
 
 
 def test_messages_are_given_before_a_later_error_is_met() -> None:
-    stream = wire.join(wire.decode(message(4) + b"\xff"))
-    assert next(stream).pid == 4
+    broken = wire.join(wire.decode(message(4) + b"\xff"))
+    assert next(broken).pid == 4
     with pytest.raises(WireError):
-        next(stream)
+        next(broken)
 
 
 def test_joining_takes_no_more_messages_than_it_needs() -> None:
@@ -157,3 +155,92 @@ def test_joining_takes_no_more_messages_than_it_needs() -> None:
     joined = wire.join(source(lambda pid: Message(seq=0, pid=pid, tgid=pid, flags=0, attributes=())))
     assert next(joined).pid == 1
     assert taken == [1]
+
+
+GROUPS = {
+    stream.BASE: stream.base(9),
+    stream.CRED: stream.cred((1, 2, 3, 4)),
+    stream.CMDLINE: bytes(range(1, 256)) * 4,
+    stream.STAT: stream.stat(times=(5, 6, 7, 8)),
+    99: b"later",
+}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_every_split_of_a_task_gives_the_same_record(seed: int) -> None:
+    cuts = random.Random(seed)
+    first, second = tasks(stream.split(9, GROUPS, cuts, flags=stream.TRUNC) + stream.split(10, GROUPS, cuts))
+    assert first.payloads == second.payloads == GROUPS
+    assert (first.pid, first.complete, first.flags) == (9, True, stream.TRUNC)
+    assert (second.pid, second.complete, second.flags) == (10, True, 0)
+    assert first.cmdline_cut
+    assert not second.cmdline_cut
+
+
+def test_the_parts_of_a_task_are_joined_within_one_message_too() -> None:
+    (task,) = tasks(message(9, attribute(5, b"a\0"), attribute(5, b"b\0"), attribute(5, b"")))
+    assert task.cmdline == b"a\0b\0"
+
+
+def test_a_stream_of_the_other_byte_order_is_told_apart() -> None:
+    swapped = struct.pack("=I", 28)[::-1] + struct.pack("=H", 0xD101)[::-1] + bytes(22)
+    with pytest.raises(WireError, match="the other byte order"):
+        tasks(swapped)
+
+
+class Pipe(io.BytesIO):
+    """A file that gives little at a time, as a pipe may."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(7, 7 if size is None or size < 0 else size))
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, Pipe])
+def test_a_recorded_file_is_read_message_by_message(kind: type[io.BytesIO]) -> None:
+    assert list(wire.decode_file(kind(RECORDED * 3))) == list(wire.decode(RECORDED * 3))
+    assert list(wire.decode_file(kind(b""))) == []
+
+
+@pytest.mark.parametrize("cut", range(1, len(RECORDED) // 2))
+def test_a_recorded_file_cut_anywhere_is_refused_where_it_was_cut(cut: int) -> None:
+    messages = wire.decode_file(io.BytesIO(RECORDED[: len(RECORDED) - cut]))
+    assert next(messages).pid == 1
+    with pytest.raises(WireError, match=f"the stream ends inside a message.*, at byte {len(RECORDED) // 2}$"):
+        next(messages)
+
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    class Endless(io.RawIOBase):
+        part = message(5, base(), attribute(5, bytes(60000)))
+
+        def __init__(self) -> None:
+            self.given = 0
+
+        def read(self, size: int = -1, /) -> bytes:
+            at = self.given % len(self.part)
+            piece = self.part[at : at + size]
+            self.given += len(piece)
+            return piece
+
+    source = Endless()
+    joined = wire.join(wire.decode_file(source))
+    tracemalloc.start()
+    try:
+        for _, task in zip(range(100), joined, strict=False):
+            assert task.complete
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert source.given > 100 * 60000
+    assert peak < 1_000_000
+
+
+def test_a_broken_length_asks_for_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match="the stream ends inside a message of 4294967292 bytes"):
+            list(wire.decode_file(io.BytesIO(struct.pack("=IHHII", 0xFFFFFFFC, 0xD101, 2, 7, 0))))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000

@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, Protocol, TypeVar
 
-from taskdiag import uapi
-from taskdiag.uapi import Group, State, Strategy
+from taskdiag import groups, uapi
+from taskdiag.errors import WireError
+from taskdiag.groups import Base, Cred, Ident, Job, Mem, Record, Sched, Stat, Vma
+from taskdiag.uapi import Group, Strategy
 
-_STATES = frozenset(State)
+_R = TypeVar("_R", bound=Record)
+
+_SWAPPED_CMD_GET = int.from_bytes(uapi.CMD_GET.to_bytes(2, "little"), "big")
 
 
-class WireError(ValueError):
-    """The bytes are no task_diag stream; the sentence says what is wrong with them, and where."""
+_PIECE = 65536
 
 
-@dataclass(frozen=True)
-class Message:
+class Readable(Protocol):
+    """A binary file as far as it is needed here."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most ``size`` bytes, none at the end."""
+
+
+class Message(NamedTuple):
     """One netlink message, as it came.
 
     ``attributes`` are ``(type, payload)`` in the stream's order; a type may come more than once.
@@ -31,34 +41,12 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Base:
-    """Group BASE. Process ids are those of the mount's pid namespace, 0 for none there."""
-
-    tgid: int
-    pid: int
-    ppid: int
-    tpid: int
-    """The tracer."""
-    sid: int
-    pgid: int
-    state: State | int
-    """A plain number if a later kernel has a state that this client does not know."""
-    comm: bytes
-    """At most 15 bytes, without the NUL; any byte but NUL may be in it."""
-
-    @classmethod
-    def decode(cls, payload: bytes) -> Base:
-        """Read the payload of a BASE attribute; what a later kernel added at its end is ignored."""
-        if len(payload) < uapi.TASK_DIAG_BASE.size:
-            raise WireError(f"BASE has {len(payload)} bytes, less than {uapi.TASK_DIAG_BASE.size}")
-        tgid, pid, ppid, tpid, sid, pgid, number, comm, _ = uapi.TASK_DIAG_BASE.unpack_from(payload)
-        state = State(number) if number in _STATES else number
-        return cls(tgid, pid, ppid, tpid, sid, pgid, state, comm.partition(b"\0")[0])
-
-
-@dataclass(frozen=True)
 class Task:
-    """All that one dump says about one task, joined from its messages."""
+    """All that one dump says about one task, joined from its messages.
+
+    A group that is None was not asked for, or may not be read, or (``complete`` says that) did not come any more.
+    Groups are decoded when they are asked for, and raise WireError if they cannot be.
+    """
 
     pid: int
     tgid: int
@@ -71,9 +59,58 @@ class Task:
 
     @cached_property
     def base(self) -> Base | None:
-        """Group BASE, or None if it was not asked for or may not be read."""
-        payload = self.payloads.get(Group.BASE)
-        return None if payload is None else Base.decode(payload)
+        """Group BASE."""
+        return self._record(Base)
+
+    @cached_property
+    def cred(self) -> Cred | None:
+        """Group CRED."""
+        return self._record(Cred)
+
+    @cached_property
+    def vmas(self) -> tuple[Vma, ...] | None:
+        """Group VMA, with VMA_STAT inside; empty for a task without memory. Of threads only the leader has it."""
+        payload = self.payloads.get(Group.VMA)
+        return None if payload is None else tuple(groups.vmas(payload))
+
+    @cached_property
+    def stat(self) -> Stat | None:
+        """Group STAT."""
+        return self._record(Stat)
+
+    @property
+    def cmdline(self) -> bytes | None:
+        """Group CMDLINE: as ``/proc/PID/cmdline``, at most 65528 bytes. Of threads only the leader has it."""
+        return self.payloads.get(Group.CMDLINE)
+
+    @property
+    def cmdline_cut(self) -> bool:
+        """Whether the command line is longer than what is given of it."""
+        return bool(self.flags & uapi.FLAG_TRUNC)
+
+    @cached_property
+    def ident(self) -> Ident | None:
+        """Group IDENT."""
+        return self._record(Ident)
+
+    @cached_property
+    def mem(self) -> Mem | None:
+        """Group MEM. Of threads only the leader has it."""
+        return self._record(Mem)
+
+    @cached_property
+    def sched(self) -> Sched | None:
+        """Group SCHED."""
+        return self._record(Sched)
+
+    @cached_property
+    def job(self) -> Job | None:
+        """Group JOB."""
+        return self._record(Job)
+
+    def _record(self, kind: type[_R]) -> _R | None:
+        payload = self.payloads.get(kind.group)
+        return None if payload is None else kind.decode(payload)
 
 
 def encode_request(
@@ -90,70 +127,116 @@ def encode_request(
     return uapi.NLMSGHDR.pack(length, uapi.CMD_GET, flags, seq, 0) + body
 
 
-def decode(buffer: bytes) -> Iterator[Message]:
+def decode(buffer: bytes, start: int = 0) -> Iterator[Message]:
     """Give the messages of what one ``read()`` returned, each when it is asked for.
 
-    Raises WireError where the bytes stop being whole messages of task_diag.
+    Raises WireError where the bytes stop being whole messages of task_diag; ``start`` is where the buffer is
+    in the stream, for that sentence.
     """
-    header, message = uapi.NLMSGHDR, uapi.TASK_DIAG_MSG
     at = 0
     while at < len(buffer):
-        if len(buffer) - at < header.size:
-            raise WireError(f"the stream ends inside a message header, at byte {at}")
-        length, kind, _, seq, _ = header.unpack_from(buffer, at)
-        if kind != uapi.CMD_GET:
-            raise WireError(f"message type {kind:#x} instead of {uapi.CMD_GET:#x}, at byte {at}")
-        if length < header.size + message.size or length % uapi.ALIGNMENT:
-            raise WireError(f"a message cannot have {length} bytes, at byte {at}")
-        if length > len(buffer) - at:
-            raise WireError(f"the stream ends inside a message of {length} bytes, at byte {at}")
-        pid, tgid, flags = message.unpack_from(buffer, at + header.size)
-        attributes = _attributes(buffer, at + header.size + message.size, at + length)
-        yield Message(seq, pid, tgid, flags, tuple(attributes))
-        at += length
+        message, at = decode_one(buffer, at, start)
+        yield message
+
+
+def decode_one(buffer: bytes, at: int, start: int = 0) -> tuple[Message, int]:
+    """Return the message at ``at``, and where the next one is; errors as ``decode()``."""
+    header, message = uapi.NLMSGHDR, uapi.TASK_DIAG_MSG
+    length, seq = _header(buffer, at, start)
+    if length > len(buffer) - at:
+        raise WireError(f"the stream ends inside a message of {length} bytes, at byte {start + at}")
+    pid, tgid, flags = message.unpack_from(buffer, at + header.size)
+    attributes = tuple(_attributes(buffer, at + header.size + message.size, at + length, start))
+    return Message(seq, pid, tgid, flags, attributes), at + length
+
+
+def decode_file(file: Readable) -> Iterator[Message]:
+    """Give the messages of a recorded stream, with no more than one of them in memory.
+
+    The recording is the bytes that the reads of one or more answers returned, and nothing else.
+    """
+    start = 0
+    while header := _read(file, uapi.NLMSGHDR.size):
+        length, _ = _header(header, 0, start)
+        yield from decode(header + _read(file, length - len(header)), start)
+        start += length
 
 
 def join(messages: Iterable[Message]) -> Iterator[Task]:
     """Make one task of each run of messages that CONT ties together.
 
-    Lazy: a task is given as soon as its last message is there.
+    Lazy: a task is given as soon as its last message is there, and no other is kept.
     """
     parts: list[Message] = []
     for message in messages:
-        if parts and (parts[0].pid, parts[0].tgid) != (message.pid, message.tgid):
-            yield _task(parts)
+        if parts and not continues(parts[-1], message):
+            yield joined(parts)
             parts = []
         parts.append(message)
         if not message.flags & uapi.FLAG_CONT:
-            yield _task(parts)
+            yield joined(parts)
             parts = []
     if parts:
-        yield _task(parts)
+        yield joined(parts)
 
 
-def _attributes(buffer: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
-    header = uapi.NLATTR
-    while at < end:
-        if end - at < header.size:
-            raise WireError(f"a message ends inside an attribute header, at byte {at}")
-        length, kind = header.unpack_from(buffer, at)
-        if not header.size <= length <= end - at:
-            raise WireError(f"an attribute of {length} bytes does not fit its message, at byte {at}")
-        yield kind, bytes(buffer[at + header.size : at + length])
-        at += -(-length // uapi.ALIGNMENT) * uapi.ALIGNMENT
+def continues(part: Message, message: Message) -> bool:
+    """Tell whether ``message`` is of the same task as the ``part`` before it, which announced more."""
+    return (part.pid, part.tgid) == (message.pid, message.tgid)
 
 
-def _task(parts: list[Message]) -> Task:
-    payloads: dict[int, bytes] = {}
-    flags = 0
+def joined(parts: list[Message]) -> Task:
+    """Make one task of all its messages."""
+    first, flags = parts[0], 0
+    payloads = dict(first.attributes) if len(parts) == 1 else {}
+    if len(payloads) < len(first.attributes) or len(parts) > 1:
+        pieces: dict[int, list[bytes]] = {}
+        for part in parts:
+            for kind, payload in part.attributes:
+                pieces.setdefault(kind, []).append(payload)
+        payloads = {kind: b"".join(payload) for kind, payload in pieces.items()}
     for part in parts:
         flags |= part.flags
-        for kind, payload in part.attributes:
-            payloads[kind] = payloads.get(kind, b"") + payload
     return Task(
-        pid=parts[0].pid,
-        tgid=parts[0].tgid,
+        pid=first.pid,
+        tgid=first.tgid,
         flags=flags & ~uapi.FLAG_CONT,
         complete=not parts[-1].flags & uapi.FLAG_CONT,
         payloads=payloads,
     )
+
+
+def _header(buffer: bytes, at: int, start: int) -> tuple[int, int]:
+    """Return the length and the sequence number of a message; what is no header of one is refused."""
+    if len(buffer) - at < uapi.NLMSGHDR.size:
+        raise WireError(f"the stream ends inside a message header, at byte {start + at}")
+    length, kind, _, seq, _ = uapi.NLMSGHDR.unpack_from(buffer, at)
+    if kind == _SWAPPED_CMD_GET:
+        raise WireError("the stream is of a machine of the other byte order: decode it on one like that")
+    if kind != uapi.CMD_GET:
+        raise WireError(f"message type {kind:#x} instead of {uapi.CMD_GET:#x}, at byte {start + at}")
+    if length < uapi.NLMSGHDR.size + uapi.TASK_DIAG_MSG.size or length % uapi.ALIGNMENT:
+        raise WireError(f"a message cannot have {length} bytes, at byte {start + at}")
+    return length, seq
+
+
+def _attributes(buffer: bytes, at: int, end: int, start: int) -> Iterator[tuple[int, bytes]]:
+    header = uapi.NLATTR
+    while at < end:
+        if end - at < header.size:
+            raise WireError(f"a message ends inside an attribute header, at byte {start + at}")
+        length, kind = header.unpack_from(buffer, at)
+        if not header.size <= length <= end - at:
+            raise WireError(f"an attribute of {length} bytes does not fit its message, at byte {start + at}")
+        yield kind, bytes(buffer[at + header.size : at + length])
+        at += -(-length // uapi.ALIGNMENT) * uapi.ALIGNMENT
+
+
+def _read(file: Readable, size: int) -> bytes:
+    """Read ``size`` bytes, or fewer at the end; a pipe gives them in pieces."""
+    pieces = []
+    # In pieces from a file too: a broken length is not to ask for memory that the file cannot fill.
+    while size and (piece := file.read(min(size, _PIECE))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)

@@ -1,0 +1,78 @@
+"""A stand-in for an open /proc/task-diag, as far as its errors and its buffers go."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class FakeTaskDiag:
+    """What the contract says of ``write()`` and ``read()``, over messages that were made before."""
+
+    messages: list[bytes] = field(default_factory=list)
+    """The answer, whole messages; of ONE those of that task."""
+    threads: list[bytes] | None = None
+    """The answer to ALL_THREAD and THREAD, if it is another one."""
+    known: int = 0b11_1111_1111
+    """The groups that it has, as ``show_flags``."""
+    ends: int = 0
+    """The errno that the first read of an answer gives, 0 for none."""
+    requests: list[tuple[int, int, int]] = field(default_factory=list)
+    """show_flags, dump_strategy and pid of each request that was taken."""
+    sizes: list[int] = field(default_factory=list)
+    """The buffer of each read."""
+    closed: bool = False
+    _answer: list[bytes] | None = None
+
+    def write(self, data: bytes) -> int:
+        """Take a request."""
+        show, strategy, pid, _ = struct.unpack("=QQII", data[16:])
+        if self._answer is not None:
+            raise _error(errno.EBUSY)
+        if show & ~self.known or strategy > 4 or bool(pid) is not (strategy in (1, 3, 4)) or show & 12 == 8:
+            raise _error(errno.EINVAL)
+        self.requests.append((show, strategy, pid))
+        self._answer = list(self.messages)
+        if strategy == 1:
+            self._answer = [message for message in self.messages if struct.unpack_from("=I", message, 16) == (pid,)]
+        elif strategy in (2, 4) and self.threads is not None:
+            self._answer = list(self.threads)
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        """Give as many messages as fit."""
+        self.sizes.append(size)
+        if self._answer is None:
+            return b""
+        if self.ends:
+            self._answer = None
+            raise _error(self.ends)
+        if self._answer and len(self._answer[0]) > size:
+            raise _error(errno.EMSGSIZE)
+        answer = b""
+        while self._answer and len(answer) + len(self._answer[0]) <= size:
+            answer += self._answer.pop(0)
+        if not answer:
+            self._answer = None
+        return answer
+
+    def close(self) -> None:
+        """Give up."""
+        self.closed = True
+
+    def opener(self) -> Callable[[object, str], FakeTaskDiag]:
+        """Return what stands in for ``io.FileIO``."""
+
+        def fake(_file: object, mode: str) -> FakeTaskDiag:
+            assert mode == "r+"
+            return self
+
+        return fake
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

@@ -1,0 +1,372 @@
+"""``taskdiag ps`` against what ps printed of the same processes, recorded in tests/recorded/ps.
+
+The recording is of a pid namespace with sleeping processes of many kinds; ``processes`` and ``threads`` are answers
+with what ``/proc/PID`` said of them, ``recorded.json`` what ps was asked and printed, and the machine's facts. The
+clock stood still: ps was shown the recorded uptime and time of boot.
+"""
+
+from __future__ import annotations
+
+import functools
+import grp
+import io
+import json
+import locale
+import os
+import pwd
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import stream
+from fake_task_diag import FakeTaskDiag
+from stream import attribute, message
+
+from taskdiag import wire
+from taskdiag.__main__ import main
+from taskdiag.ps import host
+from taskdiag.ps.column import COLUMNS
+from taskdiag.ps.terminal import Terminals
+
+RECORDED = Path(__file__).parent / "recorded" / "ps"
+KNOWN = json.loads((RECORDED / "recorded.json").read_text())
+FACTS: dict[str, Any] = KNOWN["facts"]
+CASES: list[dict[str, Any]] = KNOWN["cases"]
+
+KERNEL_THREAD = 0x0020_0000
+WORKER = 0x0000_0020
+
+
+def recorded(name: str) -> list[bytes]:
+    """Return the messages of an answer."""
+    answer = (RECORDED / name).read_bytes()
+    messages, at = [], 0
+    while at < len(answer):
+        _, end = wire.decode_one(answer, at)
+        messages.append(answer[at:end])
+        at = end
+    return messages
+
+
+@dataclass
+class Machine:
+    """The machine of the recording, with any answer."""
+
+    proc: Path
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+    kernel: FakeTaskDiag
+    status: int = 0
+
+    def clock(self, uptime: float, boot_time: int) -> None:
+        """Set the clocks."""
+        (self.proc / "uptime").write_text(f"{uptime:.2f} 0.00\n")
+        (self.proc / "stat").write_text(f"cpu 1 2 3\nbtime {boot_time}\nprocesses 4\n")
+
+    def ps(self, *words: str, language: str = "C") -> list[str]:
+        """Run ``taskdiag ps``; return the lines."""
+        self.monkeypatch.setenv("LC_ALL", language)
+        self.status = main(["ps", "--proc", str(self.proc), *words])
+        return self.capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    for path, text in {
+        "meminfo": f"MemTotal: {FACTS['memory']:>15} kB\nMemFree:         1 kB\n",
+        "sys/kernel/pid_max": f"{FACTS['pid_max']}\n",
+        "tty/drivers": FACTS["drivers"],
+        "self/cgroup": "0::/here\n",
+    }.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def entry(names: dict[str, str], field: str, number: int) -> SimpleNamespace:
+        return SimpleNamespace(**{field: names[str(number)]})
+
+    host.user.cache_clear()
+    host.group.cache_clear()
+    monkeypatch.setattr(pwd, "getpwuid", functools.partial(entry, FACTS["users"], "pw_name"))
+    monkeypatch.setattr(grp, "getgrgid", functools.partial(entry, FACTS["groups"], "gr_name"))
+    monkeypatch.setattr(time, "time", lambda: FACTS["now"] + 0.5)
+    monkeypatch.setattr(os, "sysconf", {"SC_CLK_TCK": FACTS["ticks"], "SC_PAGESIZE": FACTS["page"]}.__getitem__)
+    terminals = {b"/dev/pts/0": os.makedev(136, 0), b"/dev/pts/300": os.makedev(137, 44)}
+    monkeypatch.setattr(host, "Terminals", functools.partial(Terminals, sysfs=tmp_path, device=terminals.get))
+    for name in ("COLUMNS", "TZ"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TZ", "UTC0")
+    time.tzset()
+    kernel = FakeTaskDiag(recorded("processes"))
+    opener, real = kernel.opener(), io.FileIO
+    monkeypatch.setattr(
+        *(io, "FileIO"),
+        lambda file, mode: opener(file, mode) if str(file).endswith("task-diag") else real(file, mode),
+    )
+    before = locale.setlocale(locale.LC_ALL)
+    found = Machine(tmp_path, capsys, monkeypatch, kernel)
+    found.clock(CASES[0]["uptime"], CASES[0]["boot_time"])
+    yield found
+    locale.setlocale(locale.LC_ALL, before)
+    host.user.cache_clear()
+    host.group.cache_clear()
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{' '.join(case['words'])} in {case['locale']} at {case['uptime']}"
+)
+def test_the_lines_are_those_of_ps(case: dict[str, Any], machine: Machine) -> None:
+    machine.kernel.messages = recorded("processes")
+    machine.kernel.threads = recorded("threads")
+    machine.clock(case["uptime"], case["boot_time"])
+    assert machine.ps(*case["words"], language=case["locale"]) == case["lines"]
+    assert machine.status == 0
+
+
+def test_every_column_of_ps_was_recorded() -> None:
+    named = {name for case in CASES if case["words"][:1] == ["-o"] for name in case["words"][1].split(",")}
+    assert set(COLUMNS) - named == {"cgroup", "cgroupid", "inode"}
+
+
+def test_a_kernel_thread_has_its_long_name(machine: Machine) -> None:
+    def thread(pid: int, comm: bytes, flags: int, state: int = 8) -> bytes:
+        return message(
+            pid,
+            attribute(stream.BASE, stream.base(pid, comm=comm, state=state)),
+            attribute(stream.CMDLINE, b""),
+            attribute(stream.JOB, stream.job(flags=flags)),
+        )
+
+    machine.kernel.messages = [
+        thread(2, b"kthreadd", KERNEL_THREAD),
+        thread(3, b"pool_workqueue_", KERNEL_THREAD),
+        thread(4, b"kworker/0:1", KERNEL_THREAD | WORKER),
+        thread(5, b"gone_since_then", KERNEL_THREAD),
+        thread(6, b"fifteen-letters", 0),
+        thread(7, b"kworker/9:9", KERNEL_THREAD | WORKER, state=6),
+    ]
+    for pid, name in {2: "not read", 3: "pool_workqueue_release", 4: "kworker/0:1-events", 6: "no"}.items():
+        (machine.proc / str(pid)).mkdir()
+        (machine.proc / str(pid) / "comm").write_text(f"{name}\n")
+    assert machine.ps("-o", "pid=,comm=,args=") == [
+        "      2 kthreadd        [kthreadd]",
+        "      3 pool_workqueue_ [pool_workqueue_release]",
+        "      4 kworker/0:1-eve [kworker/0:1-events]",
+        "      5 gone_since_then [gone_since_then]",
+        "      6 fifteen-letters [fifteen-letters]",
+        "      7 kworker/9:9     [kworker/9:9] <defunct>",
+    ]
+
+
+def test_a_command_line_that_was_cut_is_read_to_its_end(machine: Machine) -> None:
+    long = b"x" * 70000
+    attributes = (
+        attribute(stream.BASE, stream.base(5)),
+        attribute(stream.CMDLINE, long[:65528]),
+        attribute(stream.JOB, stream.job()),
+    )
+    machine.kernel.messages = [message(5, *attributes, flags=stream.TRUNC)]
+    (machine.proc / "5").mkdir()
+    (machine.proc / "5" / "cmdline").write_bytes(long + b"\0y\0")
+    assert machine.ps("-o", "args=") == [f"{long.decode()} y"]
+    (machine.proc / "5" / "cmdline").unlink()
+    assert machine.ps("-o", "args=") == [long[:65528].decode()]
+
+
+def test_a_cgroup_is_read_once(machine: Machine) -> None:
+    def member(pid: int, cgroup: int) -> bytes:
+        return message(
+            pid,
+            attribute(stream.BASE, stream.base(pid)),
+            attribute(stream.IDENT, stream.ident(cgroup=cgroup, inode=pid + 100)),
+        )
+
+    machine.kernel.messages = [member(1, 1), member(5, 77), member(6, 77), member(7, 1), member(8, 99)]
+    for pid, path in {1: "/", 5: "/a.slice/b\xff", 6: "/not/read"}.items():
+        (machine.proc / str(pid)).mkdir()
+        (machine.proc / str(pid) / "cgroup").write_text(f"0::{path}\n", encoding="latin-1")
+    assert machine.ps("-o", "pid,cgroupid,inode,cgroup") == [
+        "    PID CGROUPID      INODE CGROUP",
+        "      1        1        101 -",
+        "      5       77        105 0::/a.slice/b?",
+        "      6       77        106 0::/a.slice/b?",
+        "      7        1        107 -",
+        "      8       99        108 -",
+    ]
+
+
+def test_with_hierarchies_of_version_1_each_process_is_asked(machine: Machine) -> None:
+    machine.kernel.messages = [
+        message(pid, attribute(stream.BASE, stream.base(pid)), attribute(stream.IDENT, stream.ident(cgroup=1)))
+        for pid in (5, 6)
+    ]
+    (machine.proc / "self" / "cgroup").write_text("3:cpu:/\n0::/\n")
+    for pid in (5, 6):
+        (machine.proc / str(pid)).mkdir()
+        (machine.proc / str(pid) / "cgroup").write_text(f"3:cpu:/{pid}\n2:io:/\n1:name=systemd:/x\n")
+    assert machine.ps("-o", "cgroup=") == ["3:cpu:/5,1:name=systemd:/x", "3:cpu:/6,1:name=systemd:/x"]
+
+
+def test_only_the_groups_that_columns_and_order_take_are_asked_for(machine: Machine) -> None:
+    machine.ps("-o", "pid,user", "--sort", "rss")
+    machine.ps("-o", "pid", "--forest")
+    machine.ps("-o", "pid")
+    asked = [show for show, _, _ in machine.kernel.requests]
+    assert asked == [1 << stream.BASE | 1 << stream.CRED | 1 << stream.MEM, 1 << stream.BASE | 1 << stream.IDENT, 1]
+
+
+def test_lines_are_written_while_the_answer_is_read(machine: Machine) -> None:
+    machine.kernel.messages = [message(pid, attribute(stream.BASE, stream.base(pid))) for pid in range(1, 5001)]
+    seen: list[int] = []
+
+    def write(_screen: object, _text: str) -> None:
+        seen.append(len(machine.kernel.sizes))
+
+    machine.monkeypatch.setattr("taskdiag.screen.Screen.line", write)
+    machine.ps("-o", "pid")
+    assert len(seen) == 5001
+    assert seen[1] == 1
+    assert seen[-1] > 3
+
+
+def test_the_line_of_a_leader_tells_of_the_process_and_that_of_a_thread_of_the_thread(machine: Machine) -> None:
+    def task(pid: int, tgid: int, ticks: int, start: int, *more: bytes) -> bytes:
+        return message(
+            pid,
+            attribute(stream.BASE, stream.base(pid, tgid=tgid, comm=b"task %d" % pid)),
+            attribute(stream.STAT, stream.stat(times=(ticks, 0, 0, 0), threads=4)),
+            attribute(stream.IDENT, stream.ident(start)),
+            *more,
+            tgid=tgid,
+        )
+
+    machine.kernel.messages = [
+        task(pid, pid, 100 * pid, 1, attribute(stream.MEM, stream.mem(rss=pid * 1024))) for pid in (7, 9)
+    ]
+    # In the order of their numbers, and one of a process that was not there before.
+    machine.kernel.threads = [
+        *(task(3, 9, 300, 50), task(4, 9, 400, 20), task(7, 7, 0, 1), task(9, 9, 0, 1)),
+        *(task(11, 11, 0, 1), task(12, 11, 0, 1), task(13, 7, 1300, 5)),
+    ]
+    lines = ["7 7 7 7", "7 13 13 7", "9 9 9 9", "9 4 4 9", "9 3 3 9"]
+    shown = machine.ps("-o", "pid=,tid=,times=,rss=", "-T")
+    assert [" ".join(line.split()) for line in shown] == lines
+    all_groups = 1 << stream.BASE | 1 << stream.STAT | 1 << stream.IDENT | 1 << stream.MEM
+    assert machine.kernel.requests == [(all_groups, 0, 0), (all_groups & ~(1 << stream.MEM), 2, 0)]
+    machine.kernel.requests.clear()
+    machine.ps("-o", "pid,rss", "-L", "-p", "9", "--pid=7")
+    assert [(strategy, pid) for _, strategy, pid in machine.kernel.requests] == [(1, 7), (1, 9), (4, 7), (4, 9)]
+
+
+def test_terminals_are_sorted_by_the_numbers_in_their_names(machine: Machine) -> None:
+    devices = {1: os.makedev(137, 44), 2: os.makedev(4, 9), 3: os.makedev(136, 2), 4: 0, 5: os.makedev(136, 10)}
+    names = {
+        b"/dev/pts/300": devices[1],
+        b"/dev/tty9": devices[2],
+        b"/dev/pts/2": devices[3],
+        b"/dev/pts/10": devices[5],
+    }
+    (machine.proc / "tty" / "drivers").write_text("a /dev/tty 4 1-63 console\nb /dev/pts 136 0-99 pty\n")
+    (machine.proc / "137:44").mkdir()
+    (machine.proc / "137:44" / "uevent").write_text("DEVNAME=pts/300\n")
+    terminals = functools.partial(Terminals, sysfs=machine.proc, device=names.get)
+    machine.monkeypatch.setattr(host, "Terminals", terminals)
+    machine.kernel.messages = [
+        message(pid, attribute(stream.BASE, stream.base(pid)), attribute(stream.JOB, stream.job(tty)))
+        for pid, tty in devices.items()
+    ]
+    lines = machine.ps("-o", "pid=,tty=", "--sort", "tty")
+    assert [line.split()[1] for line in lines] == ["?", "pts/2", "pts/10", "pts/300", "tty9"]
+
+
+def test_processes_are_asked_for_by_their_numbers(machine: Machine) -> None:
+    machine.kernel.messages = [message(7, attribute(stream.BASE, stream.base(7)))]
+    assert machine.ps("-o", "pid=", "-p", "9,7", "--pid", "7") == ["      7"]
+    assert [(strategy, pid) for _, strategy, pid in machine.kernel.requests] == [(1, 7), (1, 9)]
+    assert machine.status == 0
+
+
+def test_the_number_of_a_thread_is_no_process(machine: Machine) -> None:
+    machine.kernel.messages = [message(8, attribute(stream.BASE, stream.base(8, tgid=7)), tgid=7)]
+    assert machine.ps("-o", "pid", "-p", "8") == ["    PID"]
+    assert machine.status == 1
+
+
+def test_children_are_asked_for_by_their_parents(machine: Machine) -> None:
+    machine.kernel.messages = [message(7, attribute(stream.BASE, stream.base(7, ppid=3)))]
+    assert machine.ps("-o", "pid=,ppid=", "--ppid", "3") == ["      7       3"]
+    assert [(strategy, pid) for _, strategy, pid in machine.kernel.requests] == [(3, 3)]
+
+
+@pytest.mark.parametrize("number", [3, 1])
+def test_a_process_that_is_not_there_or_may_not_be_looked_at_is_no_line(number: int, machine: Machine) -> None:
+    machine.kernel.ends = number
+    assert machine.ps("-o", "pid", "-p", "7") == ["    PID"]
+    assert machine.status == 1
+
+
+def test_what_may_not_be_read_or_went_meanwhile_is_no_line(machine: Machine) -> None:
+    machine.kernel.messages = [
+        message(5),
+        message(6, attribute(stream.BASE, stream.base(6))),
+        message(7, attribute(stream.BASE, stream.base(7)), attribute(stream.CRED, stream.cred()), flags=stream.CONT),
+        message(8, attribute(stream.BASE, stream.base(8)), attribute(stream.CRED, stream.cred())),
+    ]
+    assert machine.ps("-o", "pid=,uid=") == ["      8     0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-o", "pid,nothing"], "there is no column 'nothing': there are pid, tgid, "),
+        (["-o", "pid:0"], "there is no column 'pid:0': "),
+        (["--sort", "-nothing"], "there is no column 'nothing' to sort by: there are pid, "),
+        (["--forest", "-L"], "--forest shows processes, not threads: leave out -T and -L"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_sentence(words: list[str], sentence: str, machine: Machine) -> None:
+    assert main(["ps", "--proc", str(machine.proc), *words]) == 1
+    captured = machine.capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"taskdiag: {sentence}")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_kernel_without_the_groups_is_one_sentence_and_no_heading(machine: Machine) -> None:
+    machine.kernel.known = 1
+    assert main(["ps", "--proc", str(machine.proc), "-o", "pid,user,rss"]) == 1
+    captured = machine.capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "taskdiag: this kernel's task_diag does not have the groups CRED, MEM (EINVAL)\n"
+
+
+def test_a_circle_of_parents_is_shown_once(machine: Machine) -> None:
+    parents = {5: 6, 6: 7, 7: 5, 8: 1, 9: 9}
+    machine.kernel.messages = [
+        message(pid, attribute(stream.BASE, stream.base(pid, ppid=ppid)), attribute(stream.IDENT, stream.ident()))
+        for pid, ppid in parents.items()
+    ]
+    lines = machine.ps("-o", "pid=", "--forest")
+    assert sorted(map(int, lines)) == [5, 6, 7, 8, 9]
+
+
+def test_a_terminal_is_as_wide_as_it_says_and_headings_stand_out(machine: Machine) -> None:
+    machine.monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    machine.monkeypatch.setattr(os, "get_terminal_size", lambda _fd: os.terminal_size((40, 24)))
+    machine.monkeypatch.setattr("sys.stdout.fileno", lambda: 1)
+    machine.monkeypatch.setenv("TERM", "xterm")
+    machine.monkeypatch.delenv("NO_COLOR", raising=False)
+    heading, *lines = machine.ps("-o", "pid,args")
+    assert heading == "\x1b[1m    PID COMMAND\x1b[0m"
+    assert max(map(len, lines)) == 40
+    machine.monkeypatch.setenv("NO_COLOR", "1")
+    assert machine.ps("-o", "pid,args")[0] == "    PID COMMAND"
+    assert max(map(len, machine.ps("-o", "pid,args", "-w"))) > 40
+    machine.monkeypatch.setenv("COLUMNS", "30")
+    assert max(map(len, machine.ps("-o", "pid,args"))) == 30
