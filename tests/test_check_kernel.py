@@ -10,7 +10,7 @@ import checked_kernel
 import kernel_tree
 import pytest
 
-from workspace import check_kernel, shell
+from workspace import check_kernel, command, shell
 from workspace.check_bench import Bench, Check
 from workspace.check_kernel import AllNo, Boots, Builds, Unchanged
 from workspace.errors import WorkspaceError
@@ -132,6 +132,24 @@ def test_objects_are_those_of_one_source_of_the_kernel(tmp_path: Path) -> None:
     found = check_kernel.compiled(folder, source)
     assert {name: made_of for name, (made_of, _) in found.items()} == {"fs/x.o": "fs/x.c", "lib/made.o": "lib/made.c"}
     assert found["fs/x.o"][1] != found["lib/made.o"][1]
+
+
+def test_the_lines_of_bugs_make_no_difference_and_all_else_does(tmp_path: Path) -> None:
+    def compiled(
+        *, line: int = 7, flags: int = 1, place: str = "f", code: str = "ud2", table: str = "__bug_table"
+    ) -> bytes:
+        entry = f".long {place} - .; .long 0 - .; .word {line}; .word {flags}"
+        (tmp_path / "x.s").write_text(
+            f'f: {code}\n.data\ng: .long 0\n.pushsection {table}, "aw"\n{entry}\n{entry}\n.popsection\n'
+        )
+        command.check(["gcc", "-c", "-o", tmp_path / "x.o", tmp_path / "x.s"])
+        return check_kernel.without_lines((tmp_path / "x.o").read_bytes())
+
+    first = compiled()
+    assert compiled(line=12) == first
+    others = [compiled(flags=3), compiled(place="g"), compiled(code="int3"), compiled(table="another")]
+    assert len({first, *others}) == 5
+    assert compiled(line=12, table="another") != others[-1]
 
 
 def test_patches_before_one_that_does_not_apply_do_without_its_option(make: Making, tmp_path: Path) -> None:

@@ -103,6 +103,17 @@ def test_what_the_parent_has_is_not_the_patchs(make: Making) -> None:
     assert third.lines[0] == "fs/main.c:2:1: warning: /* BAD two */"
 
 
+def test_a_checker_that_reads_no_header_is_not_asked_of_who_includes_one(make: Making) -> None:
+    bad = "int config = CONFIG; /* BAD */\n"
+    bench = make({"fs/a.h": "int a;\n"}, {"fs/a.h": "int b;\n", "fs/new.c": "int b;\n"}, {"fs/main.c": bad})
+    one = Objects("sparse", "sparse is silent", GCC, "C=1", touched=True)
+    asked = [set(one.inputs(bench, patch)) & {"fs/main.c", "fs/new.c"} for patch in bench.patches]
+    assert asked == [set(), {"fs/new.c"}, {"fs/main.c"}]
+    assert (one.idle(bench, bench.patches[0]), one.idle(bench, bench.patches[1])) == ("no C file to compile", None)
+    assert "fs/main.c" in sparse().inputs(bench, bench.patches[1])
+    assert not one.run(bench, bench.patches[2]).passed
+
+
 def test_strict_holds_a_patch_for_the_parents_warnings(make: Making) -> None:
     old = "int config = CONFIG;\n/* BAD one */\n"
     bench = make({"fs/main.c": "int moved;\n" + old}, base={"fs/main.c": old})

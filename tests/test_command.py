@@ -159,13 +159,13 @@ def test_what_is_tethered_ends_with_us_when_we_are_killed(tmp_path: Path, how: s
 
 
 def test_what_is_tethered_sees_no_difference(tmp_path: Path) -> None:
-    line = "grep Sig /proc/self/status; ls /proc/self/fd; cat; pwd; echo $HOME; exit 7"
+    line = "grep Sig /proc/self/status; ls /proc/self/fd; cat; pwd; env; exit 7"
     seen = []
     for tethered in (False, True):
         with command.started(
             ["sh", "-c", line],
             cwd=tmp_path,
-            env={"HOME": "x", "PATH": os.environ["PATH"]},
+            env={"HOME": "x", "LANG": "C", "PATH": os.environ["PATH"]},
             stdout=subprocess.PIPE,
             tethered=tethered,
         ) as process:

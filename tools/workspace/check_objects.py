@@ -49,11 +49,15 @@ class Objects(Check):
         fast: bool = False,
         strict: bool = False,
         any_text: bool = False,
+        touched: bool = False,
     ) -> None:
-        """``words`` go to make; ``strict``: what the parent has counts, too; ``any_text``: see parse()."""
+        """``words`` go to make; ``strict``: what the parent has counts, too; ``any_text``: see parse().
+
+        ``touched``: of the files that there are to compile, those only that the patch changes itself.
+        """
         self.name, self.says, self.fast, self.needs = name, says, fast, needs
         self._given, self._words, self._versions = toolchain, words, tuple(versions)
-        self._strict, self._any_text = strict, any_text
+        self._strict, self._any_text, self._touched = strict, any_text, touched
 
     @property
     def toolchain(self) -> Toolchain:
@@ -62,20 +66,20 @@ class Objects(Check):
 
     def idle(self, bench: Bench, patch: Patch) -> str | None:
         """Some patches have nothing to compile."""
-        return None if bench.files(patch, self.toolchain.srcarch) else "no C file to compile"
+        return None if self._files(bench, patch) else "no C file to compile"
 
     def inputs(self, bench: Bench, patch: Patch) -> Iterable[str]:
         """The sources before and after, the configuration, and the tools."""
         return (
             bench.content(patch.commit),
             bench.content(patch.parent),
-            *bench.files(patch, self.toolchain.srcarch),
+            *self._files(bench, patch),
             *self._conditions(bench),
         )
 
     def run(self, bench: Bench, patch: Patch) -> Verdict:
         """The answer."""
-        files = bench.files(patch, self.toolchain.srcarch)
+        files = self._files(bench, patch)
         found = self._reports(bench, patch.commit, files)
         before: list[Report] = []
         if found and not self._strict:
@@ -85,6 +89,10 @@ class Objects(Check):
         added = check_warnings.new(found, before)
         note = f"{len(found) - len(added)} reports that the parent has, too" if len(found) > len(added) else ""
         return Verdict(not added, tuple(line for report in added for line in report.lines)[:_SHOWN], note)
+
+    def _files(self, bench: Bench, patch: Patch) -> tuple[str, ...]:
+        files = bench.files(patch, self.toolchain.srcarch)
+        return tuple(name for name in files if name in patch.touched) if self._touched else files
 
     def _conditions(self, bench: Bench) -> tuple[str, ...]:
         versions = (bench.version(*program.split()) for program in self._versions)
@@ -222,4 +230,6 @@ COCCINELLE = Objects(
     versions=("gcc --version", "spatch --version"),
     needs=system.FOR_CHECKS["coccinelle"],
     any_text=True,
+    # It goes by a file's own text, at a minute for each.
+    touched=True,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 # In the group itself, so that the group's number cannot have become another's. It outlives a polite end of the
 # others, who have a moment more to go.
@@ -27,7 +28,9 @@ def main(descriptor: int, words: list[str]) -> None:
     # Python ignores these, and what is ignored stays so in the program.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    os.execvp(words[0], words)
+    # Not os.environ: in the locale C, Python gives itself, and so the program, another (PEP 538).
+    given = Path("/proc/self/environ").read_bytes().split(b"\0")
+    os.execvpe(words[0], words, dict(entry.split(b"=", 1) for entry in given if b"=" in entry))
 
 
 if __name__ == "__main__":
