@@ -59,6 +59,12 @@ def headers(pytestconfig: pytest.Config) -> Path:
     return Path(pytestconfig.workerinput["workspace_headers"])  # type: ignore[attr-defined]
 
 
+@pytest.fixture(scope="session")
+def leaks_are_looked_for(pytestconfig: pytest.Config) -> bool:
+    """Return whether lost memory of any size is found at the end of the run (kmemleak)."""
+    return "CONFIG_DEBUG_KMEMLEAK" in pytestconfig.workerinput["workspace_options"]  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def proc() -> Iterator[int]:
     """Open the root of the guest's own procfs, for the oracle."""

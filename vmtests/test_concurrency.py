@@ -89,6 +89,7 @@ def test_readers_of_one_file_share_the_answer_out(crowd: PidNamespace, crowd_dia
 
 
 @pytest.mark.promise("F3", "W1", "W7")
+@pytest.mark.core
 def test_a_file_that_everybody_writes_to_answers_one_request_after_the_other(
     world: PidNamespace, task_diag: int
 ) -> None:
@@ -169,7 +170,7 @@ def _narrow(limit: int) -> None:
 
 @pytest.mark.promise("O1", "O2", "O3", "O4")
 @pytest.mark.deadline(40)
-@pytest.mark.parametrize("size", [raw.BASE, 200, 65536])
+@pytest.mark.parametrize("size", [raw.BASE, pytest.param(200, marks=pytest.mark.core), 65536])
 def test_who_lives_throughout_is_there_exactly_once_in_every_storm(
     world: PidNamespace, task_diag: int, execer: Path, size: int
 ) -> None:
@@ -228,7 +229,7 @@ def names(fd: int) -> set[bytes]:
 
 @pytest.mark.promise("N5", "N4")
 @pytest.mark.deadline(40)
-@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+@pytest.mark.parametrize("hidepid", ["1", pytest.param("2", marks=pytest.mark.core), "4"])
 def test_an_exec_between_check_and_read_shows_nothing(
     world: PidNamespace, spawner: Path, secret: Path, hidepid: str
 ) -> None:

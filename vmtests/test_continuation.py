@@ -76,6 +76,7 @@ def whole(few: list[int], task_diag: int) -> bytes:
 
 
 @pytest.mark.promise("C1", "C2", "R5", "R1")
+@pytest.mark.core
 def test_every_size_of_buffer_gives_the_same(whole: bytes, task_diag: int) -> None:
     """A size that is too small for a task gives EMSGSIZE, again and again, until a larger one comes."""
     for size in range(601):
@@ -130,6 +131,7 @@ def test_one_task_is_whole_through_any_buffer_that_holds_it(few: list[int], task
 
 
 @pytest.mark.promise("C1")
+@pytest.mark.core
 def test_a_bare_message_is_never_split(few: list[int], task_diag: int) -> None:
     raw.ask(task_diag, Request(show=0))
     stream = b"".join(raw.drain(task_diag, raw.BARE))
@@ -153,6 +155,7 @@ def one_by_one(fd: int) -> Iterator[tuple[int, bytes]]:
 
 
 @pytest.mark.promise("C3", "O2", "R5")
+@pytest.mark.core
 def test_a_task_that_dies_where_the_dump_waits_is_passed_over(world: PidNamespace, task_diag: int) -> None:
     processes = [world.sleeping() for _ in range(4)]
     numbers = [world.number(process) for process in processes]
@@ -168,6 +171,7 @@ def test_a_task_that_dies_where_the_dump_waits_is_passed_over(world: PidNamespac
 
 
 @pytest.mark.promise("C3", "O2")
+@pytest.mark.core
 def test_a_task_that_has_just_been_delivered_may_die(world: PidNamespace, task_diag: int) -> None:
     processes = [world.sleeping() for _ in range(4)]
     numbers = [world.number(process) for process in processes]
@@ -181,6 +185,7 @@ def test_a_task_that_has_just_been_delivered_may_die(world: PidNamespace, task_d
 
 
 @pytest.mark.promise("C3", "O1", "O2")
+@pytest.mark.core
 def test_a_number_reused_where_the_dump_waits_is_another_task(world: PidNamespace, task_diag: int) -> None:
     first = world.sleeping(comm=b"first")
     number = world.number(first)

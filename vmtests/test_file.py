@@ -17,6 +17,8 @@ from vmtests.population import Population
 from vmtests.raw import Request
 from vmtests.userfault import HeldRead
 
+pytestmark = pytest.mark.core
+
 FILE = Path("/proc/task-diag")
 
 

@@ -17,6 +17,7 @@ from vmtests.namespaces import PidNamespace
 pytestmark = [
     pytest.mark.option("CONFIG_FAILSLAB", "CONFIG_FAIL_PAGE_ALLOC", "CONFIG_FAULT_INJECTION_USERCOPY"),
     pytest.mark.deadline(60),
+    pytest.mark.core,
 ]
 
 SETTINGS = {

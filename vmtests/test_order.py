@@ -26,6 +26,7 @@ def dump(namespace: PidNamespace, strategy: Strategy = Strategy.ALL, pid: int = 
 
 
 @pytest.mark.promise("O1", "O2", "N3")
+@pytest.mark.core
 def test_all_is_what_readdir_shows_in_ascending_order(world: PidNamespace) -> None:
     for number in (300, 7, 65, 64, 63, 4000, 2):
         world.spawn_as(number)
@@ -55,6 +56,7 @@ def test_the_whole_machine_is_what_readdir_shows(proc: int, whole_machine: int) 
 
 
 @pytest.mark.promise("O1", "O2")
+@pytest.mark.core
 def test_all_has_leaders_only(world: PidNamespace) -> None:
     pid = world.spawn(partial(_have_threads, 3))
     number = world.number(pid)
@@ -63,6 +65,7 @@ def test_all_has_leaders_only(world: PidNamespace) -> None:
 
 
 @pytest.mark.promise("O2")
+@pytest.mark.core
 def test_a_process_whose_leader_has_exited_is_there(world: PidNamespace) -> None:
     pid = world.spawn(partial(_have_threads, 1), syscalls.exit_thread, state="Z")
     number = world.number(pid)
@@ -71,6 +74,7 @@ def test_a_process_whose_leader_has_exited_is_there(world: PidNamespace) -> None
 
 
 @pytest.mark.promise("O1", "W8")
+@pytest.mark.core
 def test_one_is_any_thread(world: PidNamespace) -> None:
     number = world.number(world.spawn(partial(_have_threads, 3)))
     threads = oracle.threads(world.procfs.fd, number)
@@ -87,6 +91,7 @@ def test_one_is_one_message(world: PidNamespace, task_diag: int) -> None:
 
 
 @pytest.mark.promise("O2")
+@pytest.mark.core
 def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(world: PidNamespace, task_diag: int) -> None:
     """The thread that execs takes over the leader's number, while the dump waits just before it."""
     go, starter = os.pipe()
@@ -108,6 +113,7 @@ def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(world: PidNam
 
 
 @pytest.mark.promise("O2")
+@pytest.mark.core
 def test_who_stays_is_there_exactly_once_while_others_come_and_go(world: PidNamespace, task_diag: int) -> None:
     stayers = {world.number(world.sleeping()) for _ in range(8)}
     world.spawn(then=_churn)
@@ -151,6 +157,7 @@ def test_a_dump_ends_although_each_read_is_followed_by_a_fork(world: PidNamespac
 
 
 @pytest.mark.promise("O4")
+@pytest.mark.core
 def test_a_dump_ends_in_a_fork_storm(world: PidNamespace) -> None:
     for _ in range(2):
         world.spawn(then=_churn)

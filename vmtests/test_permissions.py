@@ -114,6 +114,7 @@ def test_an_opener_sees_what_proc_shows(town: Town, mount: str) -> None:
 
 
 @pytest.mark.promise("N3", "N4")
+@pytest.mark.core
 def test_hidepid_is_what_it_is_taken_for(town: Town) -> None:
     """The comparison above would hold for two empty lists too: here is what has to come out."""
     everyone = town.everyone()
@@ -141,6 +142,7 @@ def test_hidepid_is_what_it_is_taken_for(town: Town) -> None:
 
 
 @pytest.mark.promise("N3", "N4", "R3", "R4")
+@pytest.mark.core
 @pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
 @pytest.mark.parametrize("who", ["root", "alice", "alice in the group of gid="])
 def test_one_is_as_all(town: Town, hidepid: str, who: str) -> None:
@@ -207,6 +209,7 @@ def test_a_descriptor_carries_the_openers_rights(town: Town, hidepid: str) -> No
 
 
 @pytest.mark.promise("N2")
+@pytest.mark.core
 def test_rights_are_the_openers_at_every_read(town: Town) -> None:
     """Written by one, read by others in turn: nothing changes on the way."""
     with Procfs(pidns=town.namespace.fd, hidepid="1") as procfs:
@@ -236,6 +239,7 @@ def test_a_change_of_uid_after_the_open_changes_nothing(town: Town) -> None:
 
 
 @pytest.mark.promise("N2", "N4")
+@pytest.mark.core
 @pytest.mark.parametrize("hidepid", ["1", "2", "4"])
 def test_a_privileged_reader_is_not_shown_itself_through_an_unprivileged_openers_file(
     machine: Population, hidepid: str
@@ -282,6 +286,7 @@ def test_a_thread_is_seen_as_its_process_is(machine: Population, proc: int) -> N
 
 
 @pytest.mark.promise("N3", "N4")
+@pytest.mark.core
 def test_a_thread_of_the_openers_own_is_hidden_with_its_leader(machine: Population, proc: int) -> None:
     """The thread alone could be ptraced by Alice; its process, which is root's, could not."""
 

@@ -11,6 +11,8 @@ from vmtests import raw, syscalls
 from vmtests.namespaces import PidNamespace
 from vmtests.raw import ALL, ONE, Request
 
+pytestmark = pytest.mark.core
+
 
 def refused(fd: int, request: Request | bytes) -> str:
     """Return the name of the error that ``write()`` gives."""

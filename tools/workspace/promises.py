@@ -15,6 +15,7 @@ MARKERS = (
     "promise(*ids): the promises of vmtests/promises.toml that the test holds",
     "deadline(seconds): time for each phase of the test on the hardware; stretched for slower guests (10)",
     "option(*names): options of the kernel (CONFIG_NAME) that the test needs; it does not run where one is not set",
+    "core: of each part of the contract the tests that take the least and check the most, for slow flavours (-m core)",
     "host: a test that runs on the host and drives a guest of its own",
 )
 
