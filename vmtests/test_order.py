@@ -157,7 +157,6 @@ def test_a_dump_ends_although_each_read_is_followed_by_a_fork(world: PidNamespac
 
 
 @pytest.mark.promise("O4")
-@pytest.mark.core
 def test_a_dump_ends_in_a_fork_storm(world: PidNamespace) -> None:
     for _ in range(2):
         world.spawn(then=_churn)
