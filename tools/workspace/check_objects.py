@@ -230,6 +230,6 @@ COCCINELLE = Objects(
     versions=("gcc --version", "spatch --version"),
     needs=system.FOR_CHECKS["coccinelle"],
     any_text=True,
-    # It goes by a file's own text, at a minute for each.
+    # It goes by a file's own text, and takes half a minute for each.
     touched=True,
 )
