@@ -117,3 +117,8 @@ def test_what_only_checks_need_is_asked_of_nobody_else() -> None:
     others = {need.apt for needs in system.FOR_CHECKS.values() for need in needs}
     assert others >= {"sparse", "coccinelle", "clang-19", "gcc-aarch64-linux-gnu", "gcc-s390x-linux-gnu"}
     assert not others & {need.apt for need in system.NEEDS}
+
+
+def test_the_compiler_of_the_host_tests_is_asked_of_everybody() -> None:
+    """tests/test_check_patch.py compiles headers for user space as C++, on a machine that checks nothing itself."""
+    assert "g++" in {need.what for need in system.NEEDS}

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from workspace import check_files, command, storage, system
+from workspace import check_files, command, storage
 from workspace.check_bench import Bench, Check, Patch, Verdict
 from workspace.errors import WorkspaceError
 from workspace.git import environment
@@ -56,7 +56,6 @@ class Uapi(Check):
     name = "uapi"
     says = "headers for user space install, and compile by themselves without a libc: C90 and C++98, 64 and 32 bits"
     fast = True
-    needs = system.FOR_CHECKS["uapi"]
     languages = (
         ("c", ("-std=c90", "-Wmissing-prototypes", "-Wstrict-prototypes", "-Werror=implicit-function-declaration")),
         ("c++", ("-std=c++98",)),

@@ -53,6 +53,8 @@ NEEDS: tuple[Need, ...] = (
         "python3",
     ),
     _program("gcc", "gcc"),
+    # Headers for user space are compiled as C++ as well: by a check, and by the tests of that check.
+    _program("g++", "g++", "gcc-c++"),
     _program("make", "make"),
     _program("ld", "binutils"),
     _program("flex", "flex"),
@@ -93,7 +95,6 @@ def _of_llvm(name: str, apt: str, dnf: str) -> Need:
 
 # What the checks of these names need beyond that; nobody else has to install it.
 FOR_CHECKS: dict[str, tuple[Need, ...]] = {
-    "uapi": (_program("g++", "g++", "gcc-c++"),),
     "sparse": (_program("sparse", "sparse"),),
     # Two of the kernel's semantic patches have parts in OCaml, and its script stops at the first that fails.
     "coccinelle": (_program("spatch", "coccinelle"), _program("ocamlopt", "ocaml")),
