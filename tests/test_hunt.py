@@ -25,6 +25,7 @@ MUTANTS = {
     "deaf": Mutant("deaf", ("W10",), "d", v4=3),
     "slow": Mutant("slow", ("F1", "W2"), "s"),
 }
+DEAD = ["crashed", "hung", "timed out", "lost", "killed", "ended", "done"]
 
 
 def report(
@@ -42,9 +43,12 @@ def report(
 class Run:
     """A run whose reports are given one by one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mutants: dict[str, Mutant] = MUTANTS) -> None:
         self.said: list[str] = []
-        self.scores = Scores(MUTANTS, Results(folder, {}, frozenset()), told=self.said.append)
+        self.scores = Scores(mutants, Results(folder, {}, frozenset()), told=self.said.append)
+        self.begin()
+
+    def begin(self) -> None:
         for test, promise in (("vmtests/test_w.py::test_w[none]", "W10"), ("vmtests/test_f.py::test_f[none]", "F1")):
             self.add(report(test, promise=promise))
             self.add(report(test, when="teardown", promise=promise))
@@ -87,9 +91,76 @@ def test_a_mutant_survives_when_all_its_tests_are_through(run: Run) -> None:
 
 @pytest.mark.parametrize("when", ["setup", "call", "teardown"])
 def test_a_failure_in_any_phase_counts_and_once(run: Run, when: Literal["setup", "call", "teardown"]) -> None:
-    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", when, kind="timed out"))
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", when, kind="tainted"))
     run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", "teardown"))
-    assert run.said == ["   1/2  deaf: killed by test_w.py::test_w (timed out)"]
+    assert run.said == ["   1/2  deaf: killed by test_w.py::test_w (tainted)"]
+
+
+@pytest.mark.parametrize("kind", DEAD)
+def test_an_end_that_nobody_expects_is_no_kill_and_is_tried_once_more(run: Run, kind: str) -> None:
+    run.add(report("vmtests/test_f.py::test_f[slow]", "failed"))
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind=kind))
+    # What follows from it counts no more than the end itself.
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", "teardown"))
+    assert run.said[1:] == [f"   1/2  deaf: to be tried once more, since nobody expects: test_w.py::test_w ({kind})"]
+    assert run.scores.settled("deaf") and not run.scores.killed("deaf")
+    assert (run.scores.survivors, run.scores.undecided) == ([], ["deaf"])
+    assert run.scores.doubtful == [f"deaf: test_w.py::test_w ({kind})"]
+
+    assert list(run.scores.again()) == ["deaf"]
+    assert not run.scores.settled("deaf") and run.scores.killed("slow")
+    assert (run.scores.survivors, run.scores.undecided, run.scores.doubtful) == ([], ["deaf"], [])
+    run.begin()
+    assert run.scores.seconds("vmtests/test_w.py::test_w") == 1.0, "that of the first try is forgotten"
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind=kind))
+    assert run.said[-1] == f"   1/2  deaf: UNDECIDED, again: test_w.py::test_w ({kind})"
+    assert (run.scores.survivors, run.scores.undecided) == ([], ["deaf"])
+    assert run.scores.doubtful == [f"deaf: test_w.py::test_w ({kind}), test_w.py::test_w ({kind})"]
+    assert run.scores.table().splitlines()[1:] == [
+        "F1 W2    slow    test_f.py::test_f",
+        "W10      deaf    undecided",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["", "tainted"])
+def test_a_second_try_that_fails_as_it_should_is_a_kill(run: Run, kind: str) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind="killed"))
+    run.scores.again()
+    run.begin()
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind=kind))
+    assert run.scores.killed("deaf") and run.scores.doubtful == []
+    (data, _) = run.scores.data()
+    assert (data["killed"], data["unexpected"]) == (True, ["test_w.py::test_w (killed)"])
+    assert data["outcomes"] == [kind or "failed"]
+
+
+def test_a_second_try_that_passes_is_a_survivor(run: Run) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind="timed out"))
+    run.scores.again()
+    run.begin()
+    run.add(report("vmtests/test_w.py::test_w[deaf]", when="teardown"))
+    assert (run.scores.survivors, run.scores.undecided) == (["deaf"], ["slow"])
+    assert run.said[-1] == "   1/2  deaf: SURVIVED 1 tests"
+
+
+def test_nothing_is_tried_again_if_all_ended_as_they_should(run: Run) -> None:
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed"))
+    assert run.scores.again() == {}
+    assert run.scores.killed("deaf")
+
+
+@pytest.mark.parametrize("kind", [*DEAD, "failed", "tainted"])
+@pytest.mark.parametrize(
+    ("ends", "kills"),
+    [(None, set()), ("crash", {"crashed"}), ("hang", {"hung", "timed out"})],
+)
+def test_a_dead_guest_counts_only_if_the_mutant_is_known_to_end_so(
+    tmp_path: Path, ends: str | None, kills: set[str], kind: str
+) -> None:
+    run = Run(tmp_path, {"deaf": Mutant("deaf", ("W10",), "d", ends=ends)})
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind=kind))
+    assert run.scores.killed("deaf") is (kind in kills | {"failed", "tainted"})
+    assert run.scores.settled("deaf")
 
 
 def test_a_skipped_test_kills_nothing(run: Run) -> None:
@@ -115,11 +186,11 @@ def test_a_test_that_fails_without_a_mutant_is_told(run: Run) -> None:
 
 
 def test_the_table_is_in_the_order_of_the_promises(run: Run) -> None:
-    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind="crashed"))
+    run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind="tainted"))
     assert run.scores.table().splitlines() == [
         "promise  mutant  killed by",
         "F1 W2    slow    undecided",
-        "W10      deaf    test_w.py::test_w (crashed)",
+        "W10      deaf    test_w.py::test_w (tainted)",
     ]
     run.add(report("vmtests/test_f.py::test_f[slow]", when="teardown"))
     assert "F1 W2    slow    SURVIVED 1 tests" in run.scores.table()
@@ -131,7 +202,8 @@ def test_the_table_is_in_the_order_of_the_promises(run: Run) -> None:
         "killed": True,
         "killed_by": ["vmtests/test_w.py::test_w"],
         "why": "",
-        "outcomes": ["crashed"],
+        "unexpected": [],
+        "outcomes": ["tainted"],
         "tests": 1,
         "tests_run": 1,
         "seconds": 0.5,
@@ -157,7 +229,12 @@ def test_dear(mutant, at):
     time.sleep(0.1)
     assert mutant != "deaf"
     if mutant == "deadly":
-        os._exit(1)
+        die("crashed")
+    if mutant == "unlucky":
+        die("killed")
+    if mutant == "shaken" and len(ran("shaken")) == 1:
+        die("hung")
+    assert mutant != "shaken"
 
 @pytest.mark.promise("W1")
 def test_other(mutant):
@@ -176,6 +253,15 @@ def test_host():
 def note(mutant, name):
     with open({log!r}, "a") as file:
         file.write(mutant + " " + name + "\\n")
+
+def ran(mutant):
+    with open({log!r}) as file:
+        return [line for line in file if line.startswith(mutant + " ")]
+
+def die(kind):
+    with open({verdict!r}, "w") as file:
+        file.write(kind)
+    os._exit(1)
 """
 
 CONFTEST = """\
@@ -213,6 +299,7 @@ import sys
 sys.path[:0] = [{tools!r}]
 from pathlib import Path
 from workspace import errors, hunt, machine, mutants, vmtest
+from workspace.guest import Kind, Verdict
 from workspace.promises import Promises
 from workspace.kernel import Kernel
 from workspace.settings import Paths
@@ -220,6 +307,7 @@ machine.require_tools = lambda: None
 vmtest.in_guests = lambda run, guests, crashes: [
     "--dist", "load", "--tx", f"{{guests}}*popen", "--max-worker-restart", str(crashes)
 ]
+vmtest._awaited_verdict = lambda folder: Verdict(Kind(Path({verdict!r}).read_text()), "it is dead", None, "")
 vmtest.Guests.pytest_xdist_newgateway = lambda self, gateway: self._names.update({{gateway.id: ("1", "boot")}})
 kernel = Kernel(Path({kernel!r}), "mutants", "7.3.4", "00" * 20)
 try:
@@ -233,9 +321,12 @@ except errors.WorkspaceError as error:
     sys.exit(f"error: {{error}}")
 """
 
-PATCH = "+\tM(none) \\\n" + "".join(
-    f"+\tM({name}) \\\n+ if (MUTANT({name}))\n" for name in ("deaf", "deadly", "tough", "hated")
-)
+
+def switches(*names: str) -> str:
+    return "".join(f"+\tM({name}) \\\n+ if (MUTANT({name}))\n" for name in names)
+
+
+PATCH = "+\tM(none) \\\n" + switches("deaf", "deadly", "tough", "hated")
 TABLE = """\
 [deaf]
 breaks = ["R2"]
@@ -244,6 +335,7 @@ says = "a"
 breaks = ["R1"]
 says = "a"
 last = true
+ends = "crash"
 [tough]
 breaks = ["R1", "R2"]
 says = "a"
@@ -261,7 +353,7 @@ class Clone:
         self.vmtests = self.path / "vmtests"
         self.vmtests.mkdir(parents=True)
         (self.path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = ["-ra"]\n')
-        self._parameter, self._log = folder / "parameter", folder / "log"
+        self._parameter, self._log, self._verdict = folder / "parameter", folder / "log", folder / "verdict"
         for name in ("promises.toml", ALLOWED):
             shutil.copy(ROOT / "vmtests" / name, self.vmtests)
         shutil.copytree(ROOT / "kconfig", self.path / "kconfig")
@@ -272,11 +364,16 @@ class Clone:
         kernel(folder / "kernel")
         self._driver = folder / "driver.py"
         self._driver.write_text(
-            DRIVER.format(tools=str(ROOT / "tools"), kernel=str(folder / "kernel"), clone=str(self.path))
+            DRIVER.format(
+                tools=str(ROOT / "tools"),
+                kernel=str(folder / "kernel"),
+                clone=str(self.path),
+                verdict=str(self._verdict),
+            )
         )
 
     def write_tests(self, *, sick: str) -> None:
-        text = TESTS.format(log=str(self._log), sick=sick)
+        text = TESTS.format(log=str(self._log), verdict=str(self._verdict), sick=sick)
         (self.vmtests / "test_small.py").write_text(text)
         # The cheapest, and of another file than the test that was given out before it and is not needed any more.
         (self.vmtests / "test_other.py").write_text(
@@ -315,7 +412,7 @@ def test_a_survivor_makes_the_run_fail(clone: Clone) -> None:
         "promise  mutant  killed by",
         "W1       hated   test_small.py::test_other",
         "R1 R2    tough   SURVIVED 4 tests",
-        "R1       deadly  test_small.py::test_dear[] (killed)",
+        "R1       deadly  test_small.py::test_dear[] (crashed)",
         "R2       deaf    test_small.py::test_dear[]",
     ]
     assert "5 tests pass without a mutant" in done.stderr
@@ -331,6 +428,41 @@ def test_a_survivor_makes_the_run_fail(clone: Clone) -> None:
     assert sorted(line for line in clone.ran if line.startswith("tough")) == ["tough cheap", "tough dear", "tough dear"]
     assert [line for line in clone.ran if line.startswith("hated")] == ["hated other"]
     assert clone.ran[-1] == "deadly dear"
+
+
+@pytest.mark.parametrize("guests", ["1", "2"])
+def test_a_guest_that_died_is_no_kill_and_its_mutant_is_tried_once_more(clone: Clone, guests: str) -> None:
+    with (clone.vmtests / "mutants.toml").open("a") as table, (clone.vmtests / "mutants.patch").open("a") as patch:
+        table.write('[unlucky]\nbreaks = ["R2"]\nsays = "a"\n[shaken]\nbreaks = ["R2"]\nsays = "a"\n')
+        patch.write(switches("unlucky", "shaken"))
+    done = clone.run(guests, "deaf", "unlucky", "shaken", "deadly")
+    assert done.returncode == 1, done.stderr
+    assert "Once more, in new guests: unlucky, shaken." in done.stderr
+    assert "3 of 4 killed by a test of their own promises" in done.stderr
+    assert "survived" not in done.stderr and "not tried to the end" not in done.stderr
+    told = re.sub(r"test_dear\[.*?\]", "test_dear[]", done.stderr)
+    assert (
+        "mutants: undecided after two tries: unlucky: test_small.py::test_dear[] (killed), "
+        "test_small.py::test_dear[] (killed); if not the machine but the mutant does this, "
+        "give it `ends` in vmtests/mutants.toml."
+    ) in told
+    assert (clone.results["survivors"], clone.results["undecided"]) == ([], ["unlucky"])
+    assert clone.results["exit_code"] == 1
+    outcomes = {mutant["name"]: mutant["outcomes"] for mutant in clone.results["mutants"]}  # type: ignore[attr-defined]
+    assert outcomes == {"deaf": ["failed"], "unlucky": [], "shaken": ["failed"], "deadly": ["crashed"]}
+    counts = {name: clone.ran.count(f"{name} dear") for name in ("none", *outcomes)}
+    # The second try begins without a mutant, as the first: twice two tests.
+    assert counts == {"none": 4, "deaf": 1, "unlucky": 2, "shaken": 2, "deadly": 1}
+
+
+def test_a_second_try_that_kills_lets_the_run_pass(clone: Clone) -> None:
+    with (clone.vmtests / "mutants.toml").open("a") as table, (clone.vmtests / "mutants.patch").open("a") as patch:
+        table.write('[shaken]\nbreaks = ["R2"]\nsays = "a"\n')
+        patch.write(switches("shaken"))
+    done = clone.run("1", "deaf", "shaken")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 killed" in done.stderr
+    assert clone.results["undecided"] == []
 
 
 def test_a_run_that_kills_all_passes_also_in_two_guests(clone: Clone) -> None:

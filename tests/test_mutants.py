@@ -68,6 +68,8 @@ def test_table_and_patch_are_read_and_the_last_come_last(vmtests: Path) -> None:
         (mutants.TABLE, '["A1"]', '"A1"', "cannot be read"),
         (mutants.TABLE, 'says = "s"', "", "cannot be read"),
         (mutants.TABLE, "last", "first", "cannot be read .*first"),
+        (mutants.TABLE, "v4 = 3", 'ends = "badly"', "cannot be read .*deaf ends with 'badly', .*crash, hang"),
+        (mutants.TABLE, "v4 = 3", 'ends = ["hang"]', "cannot be read"),
         (mutants.TABLE, "[slow]", "[slow", "cannot be read"),
         (mutants.PATCH, " || MUTANT(slow)", "", "slow: .* both in the list and in the code"),
         (mutants.PATCH, "MUTANT(slow)", "MUTANT(slower)", "slow, slower: .* both in the list and in the code"),
@@ -86,6 +88,12 @@ def test_without_the_files_there_are_no_mutants(vmtests: Path, file: str) -> Non
     (vmtests / file).unlink()
     with pytest.raises(WorkspaceError, match="cannot be read"):
         mutants.load(vmtests, PROMISES)
+
+
+@pytest.mark.parametrize("ends", ["crash", "hang"])
+def test_the_table_tells_how_a_mutant_ends(vmtests: Path, ends: str) -> None:
+    change(vmtests / mutants.TABLE, "v4 = 3", f'ends = "{ends}"')
+    assert mutants.load(vmtests, PROMISES)["deaf"] == Mutant("deaf", ("A1", "A2"), "d", ends=ends)
 
 
 def test_some_can_be_chosen_by_name(vmtests: Path) -> None:

@@ -35,7 +35,7 @@ class Known:
     times: dict[str, float] = field(default_factory=lambda: {"a": 3, "b": 1, "c": 2})
     expected: dict[str, int] = field(default_factory=dict)
 
-    def killed(self, mutant: str) -> bool:
+    def settled(self, mutant: str) -> bool:
         return mutant in self.dead
 
     def healthy(self) -> bool:
@@ -72,7 +72,7 @@ def finish(schedule: Schedule, node: Node, known: Known, kills: set[str] = froze
     while at < len(node.sent) and (at + 1 < len(node.sent) or node.shutting_down):
         name = COLLECTION[node.sent[at]]
         mutant = split(name)[1]
-        if not known.killed(mutant):
+        if not known.settled(mutant):
             ran.append(name)
         if name in kills:
             known.dead.add(mutant)

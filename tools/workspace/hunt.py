@@ -1,4 +1,8 @@
-"""`mutants`: for each mutant the tests that hold its promises, until one fails; a table of who killed whom."""
+"""`mutants`: for each mutant the tests that hold its promises, until one fails; a table of who killed whom.
+
+A test that ends in another way than by failing (its guest died, or it ran out of time) says nothing of the mutant,
+unless mutants.toml expects that of it. Such a mutant is tried once more, in new guests, and then left undecided.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ import pytest
 from workspace import accelerator, kconfig, machine, storage, vmtest
 from workspace.kernel import Kernel
 from workspace.machine import Machine
-from workspace.mutants import NONE, Mutant, join, split
+from workspace.mutants import NONE, TABLE, Mutant, join, split
 from workspace.progress import say
 from workspace.promises import Promises
 from workspace.results import GREEN, Results, Test
@@ -28,6 +32,7 @@ from workspace.splat import ALLOWED, Exceptions
 from workspace.vmtest import Guests, Options
 
 FILE = "mutants.json"
+_TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 
 @dataclass
@@ -41,11 +46,14 @@ class Scores:
     _ended: dict[str, list[str]] = field(default_factory=dict)
     _killers: dict[str, list[str]] = field(default_factory=dict)
     _why: dict[str, str] = field(default_factory=dict)
+    # Tests that ended as nobody expects, in the order they came; and the mutants that are left because of one.
+    _unexpected: dict[str, list[str]] = field(default_factory=dict)
+    _left: set[str] = field(default_factory=set)
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test, which ``results`` has taken in already; tell what is decided by it."""
         test, mutant = split(report.nodeid)
-        if self.killed(mutant):
+        if self.settled(mutant):
             # One test more had been given out; it was skipped.
             return
         ended = self._ended.setdefault(mutant, [])
@@ -57,9 +65,17 @@ class Scores:
                 self.told(f"{len(ended)} tests pass without a mutant, in {seconds:.0f} s.")
             return
         if report.failed and self._holds(test, mutant):
-            self._killers[mutant] = [test]
-            self._why[mutant] = _why(report)
-            self._tell(mutant, f"killed by {self._killed_by(mutant)}")
+            outcome = str(dict(report.user_properties).get("outcome", "failed"))
+            if self.mutants[mutant].killed_by(outcome):
+                self._killers[mutant] = [test]
+                self._why[mutant] = _why(report)
+                self._tell(mutant, f"killed by {self._killed_by(mutant)}")
+            else:
+                before = self._unexpected.setdefault(mutant, [])
+                before.append(f"{_short(test)} ({outcome})")
+                self._left.add(mutant)
+                how = "UNDECIDED, again" if len(before) > 1 else "to be tried once more, since nobody expects"
+                self._tell(mutant, f"{how}: {before[-1]}")
         elif report.when == "teardown" and len(ended) == self._expected.get(mutant):
             self._tell(mutant, f"SURVIVED {len(ended)} tests")
 
@@ -77,6 +93,26 @@ class Scores:
     def killed(self, mutant: str) -> bool:
         """Whether a test of the mutant's own promises failed."""
         return mutant in self._killers
+
+    def settled(self, mutant: str) -> bool:
+        """Whether no more tests are to be tried on the mutant: it is killed, or one ended as nobody expects."""
+        return self.killed(mutant) or mutant in self._left
+
+    def again(self) -> dict[str, Mutant]:
+        """The mutants that were left; what their tests did, and those without a mutant, is to be learned anew."""
+        again = {name: mutant for name, mutant in self.mutants.items() if name in self._left}
+        self._left.clear()
+        for name in (NONE, *again):
+            self._ended.pop(name, None)
+        for name in [*self.results.tests]:
+            if split(name)[1] in (NONE, *again):
+                del self.results.tests[name]
+        return again
+
+    @property
+    def doubtful(self) -> list[str]:
+        """The mutants that were left, each with the tests that ended as nobody expects."""
+        return [f"{name}: {', '.join(self._unexpected[name])}" for name in self.mutants if name in self._left]
 
     def healthy(self) -> bool:
         """Whether every test has passed so far without a mutant."""
@@ -106,20 +142,21 @@ class Scores:
 
     @property
     def undecided(self) -> list[str]:
-        """The mutants that not all tests were tried on, because the run ended early."""
+        """The mutants that not all tests were tried on: the run ended early, or a test ended as nobody expects."""
         return [
             name
             for name in self.mutants
             if not self.killed(name)
-            and (not self._expected or len(self._ended.get(name, ())) < self._expected.get(name, 0))
+            and (
+                name in self._left or not self._expected or len(self._ended.get(name, ())) < self._expected.get(name, 0)
+            )
         ]
 
     def _killed_by(self, mutant: str) -> str:
         killers = []
         for test in self._killers[mutant]:
             outcome = self.results.tests[join(test, mutant)].outcome
-            short = test.removeprefix("vmtests/")
-            killers.append(short if outcome == "failed" else f"{short} ({outcome})")
+            killers.append(_short(test) if outcome == "failed" else f"{_short(test)} ({outcome})")
         return ", ".join(killers)
 
     def table(self) -> str:
@@ -142,6 +179,7 @@ class Scores:
                 "killed": self.killed(name),
                 "killed_by": self._killers.get(name, []),
                 "why": self._why.get(name),
+                "unexpected": self._unexpected.get(name, []),
                 "outcomes": [self.results.tests[join(test, name)].outcome for test in self._killers.get(name, [])],
                 "tests": self._expected.get(name, 0),
                 "tests_run": len(self._ended.get(name, ())),
@@ -152,6 +190,10 @@ class Scores:
 
     def _seconds_under(self, mutant: str) -> Iterable[float]:
         return (test.seconds for name, test in self.results.tests.items() if split(name)[1] == mutant)
+
+
+def _short(test: str) -> str:
+    return test.removeprefix("vmtests/")
 
 
 def _why(report: pytest.TestReport) -> str:
@@ -170,6 +212,7 @@ class Hunt(Guests):
     """The host's side: gives tests out mutant by mutant, and keeps score; a failure with a mutant is what is wanted."""
 
     scores: Scores = field(kw_only=True)
+    mutants: Mapping[str, Mutant] = field(kw_only=True)
 
     def pytest_xdist_make_scheduler(self) -> Schedule:
         """Ours, in place of xdist's."""
@@ -178,7 +221,7 @@ class Hunt(Guests):
     def pytest_configure_node(self, node: object) -> None:
         """What the worker in the guest has to know."""
         super().pytest_configure_node(node)
-        breaks = {name: list(mutant.breaks) for name, mutant in self.scores.mutants.items()}
+        breaks = {name: list(mutant.breaks) for name, mutant in self.mutants.items()}
         node.workerinput["workspace_breaks"] = breaks  # type: ignore[attr-defined]
 
     def pytest_testnodedown(self, node: object, error: object) -> None:
@@ -215,7 +258,8 @@ def run(
 ) -> int:
     """Try the mutants ``chosen`` in ``kernel``, each by the tests of its ``promises``; 0 if each was killed by one.
 
-    1 if one was not, or if a test fails without any; else pytest's own exit code, or vmtest's GUEST_LOST.
+    1 if one was not, or was left undecided, or if a test fails without any; else pytest's own exit code, or vmtest's
+    GUEST_LOST.
     """
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
@@ -229,18 +273,31 @@ def run(
         scores = Scores(chosen, Results(folder, {}, kernel.options))
         guest_run = stack.enter_context(vmtest.begun(vm, paths, folder))
         options = Options(guests=guests, junitxml=None, rounds=1, keep_guest=False, accelerator=wanted, pytest=())
-        words = ["-c", "pyproject.toml", "-o", "testpaths=vmtests", "-qq", "--no-header", "--no-summary"]
-        # Each mutant may take a guest down, and then some.
-        words += vmtest.in_guests(guest_run, guests, crashes=len(chosen) + vmtest.MAX_CRASHES)
-        say(f"Mutants: {len(chosen)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
         known_options = kconfig.known_options(paths.kconfig)
         exceptions = Exceptions.load(paths.vmtests / ALLOWED)
-        hunt = Hunt(options, scores.results, promises, guest_run, exceptions, known_options, scores=scores)
-        # What pytest and xdist print is about failures, which are wanted here.
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            code = _verdict(scores, int(pytest.main(words, plugins=[hunt])))
-        if code not in (0, 1, pytest.ExitCode.INTERRUPTED):
-            say(printed.getvalue())
+
+        def tried(mutants: Mapping[str, Mutant]) -> int:
+            words = ["-c", "pyproject.toml", "-o", "testpaths=vmtests", "-qq", "--no-header", "--no-summary"]
+            # Each mutant may take a guest down, and then some.
+            words += vmtest.in_guests(guest_run, guests, crashes=len(mutants) + vmtest.MAX_CRASHES)
+            hunt = Hunt(
+                *(options, scores.results, promises, guest_run, exceptions, known_options),
+                scores=scores,
+                mutants=mutants,
+            )
+            # What pytest and xdist print is about failures, which are wanted here.
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                code = int(pytest.main(words, plugins=[hunt]))
+            if code not in (*_TO_THE_END, pytest.ExitCode.INTERRUPTED):
+                say(printed.getvalue())
+            return code
+
+        say(f"Mutants: {len(chosen)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
+        code = tried(chosen)
+        if code in _TO_THE_END and scores.healthy() and (again := scores.again()):
+            say(f"Once more, in new guests: {', '.join(again)}.")
+            code = tried(again)
+        code = _verdict(scores, code)
         data = {
             "kernel": kernel.release,
             "build_id": kernel.build_id,
@@ -262,7 +319,7 @@ def run(
 
 def _verdict(scores: Scores, code: int) -> int:
     """Pytest's exit code tells of failures, which are wanted here; what else it tells counts."""
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    if code not in _TO_THE_END:
         return code
     return int(bool(scores.sick or scores.survivors or scores.undecided))
 
@@ -274,9 +331,16 @@ def _tell(scores: Scores, file: Path) -> None:
     print(scores.table())
     killed = sum(scores.killed(name) for name in scores.mutants)
     say(f"mutants: {killed} of {len(scores.mutants)} killed by a test of their own promises; {file}")
+    doubtful = scores.doubtful
+    left = {line.partition(":")[0] for line in doubtful}
     for what, names in (
         ("survived: strengthen a test of its promise, or replace the mutant", scores.survivors),
-        ("not tried to the end", scores.undecided),
+        ("not tried to the end", [name for name in scores.undecided if name not in left]),
     ):
         if names:
             say(f"mutants: {what}: {', '.join(names)}.")
+    for line in doubtful:
+        say(
+            f"mutants: undecided after two tries: {line}; if not the machine but the mutant does this, "
+            f"give it `ends` in vmtests/{TABLE}."
+        )

@@ -16,6 +16,11 @@ TABLE = "mutants.toml"
 NONE = "none"
 """What the switch is set to when no mutant is chosen."""
 
+# A test that fails, or during which the kernel complains, has noticed a mutant. A guest that dies or stands still may
+# have reasons of its own (the host has no memory left, or is slow), so that it counts only of a mutant that `ends` so.
+_NOTICED = frozenset({"failed", "tainted"})
+_ENDS = {"crash": frozenset({"crashed"}), "hang": frozenset({"hung", "timed out"})}
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -28,6 +33,12 @@ class Mutant:
     """The number of the defect of version 4 that it repeats."""
     last: bool = False
     """It leaves something behind in the kernel."""
+    ends: str | None = None
+    """How it ends a test that it does not just fail: "crash" or "hang"."""
+
+    def killed_by(self, outcome: str) -> bool:
+        """Whether a test that was not passed has noticed the mutant, by the ``outcome`` that results.py names."""
+        return outcome in _NOTICED or outcome in _ENDS.get(self.ends or "", ())
 
 
 def load(vmtests: Path, promises: Promises) -> dict[str, Mutant]:
@@ -58,13 +69,16 @@ def load(vmtests: Path, promises: Promises) -> dict[str, Mutant]:
 
 
 def _mutant(name: str, entry: dict[str, object]) -> Mutant:
-    unknown = entry.keys() - {"breaks", "says", "v4", "last"}
+    unknown = entry.keys() - {"breaks", "says", "v4", "last", "ends"}
     if unknown:
         raise KeyError(f"{name} has a key {min(unknown)!r}")
     breaks, says, v4 = entry["breaks"], entry["says"], entry.get("v4")
     if not isinstance(breaks, list) or not isinstance(says, str) or not isinstance(v4, int | None):
         raise TypeError(f"{name} has a value of the wrong kind")
-    return Mutant(name, tuple(map(str, breaks)), says, v4, bool(entry.get("last", False)))
+    ends = entry.get("ends")
+    if ends is not None and ends not in _ENDS:
+        raise KeyError(f"{name} ends with {ends!r}, which is none of {', '.join(_ENDS)}")
+    return Mutant(name, tuple(map(str, breaks)), says, v4, bool(entry.get("last", False)), ends and str(ends))
 
 
 def in_patch(path: Path) -> set[str]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Memory(Protocol):
     """What is known so far of the run."""
 
-    def killed(self, mutant: str) -> bool:
-        """Whether a test has noticed the mutant, so that nothing more has to be known of it."""
+    def settled(self, mutant: str) -> bool:
+        """Whether no more tests are to be tried on the mutant: it is killed, or was left undecided."""
 
     def healthy(self) -> bool:
         """Whether every test has passed so far without a mutant."""
@@ -32,7 +32,7 @@ class Memory(Protocol):
 
 
 class Schedule:
-    """A scheduler of pytest-xdist's: gives tests out one by one, the cheapest of a mutant's first, until it is killed.
+    """A scheduler of pytest-xdist's: gives tests out one by one, the cheapest of a mutant's first, until it is settled.
 
     A worker runs a test only when it knows the next one, so each has two.
     """
@@ -73,8 +73,8 @@ class Schedule:
             return True
         if not self._memory.healthy():
             return False
-        own = any(tests and not self._memory.killed(mutant) for mutant, tests in self._own.values())
-        return own or any(not self._memory.killed(mutant) for mutant in self._mutants)
+        own = any(tests and not self._memory.settled(mutant) for mutant, tests in self._own.values())
+        return own or any(not self._memory.settled(mutant) for mutant in self._mutants)
 
     def add_node(self, node: WorkerController) -> None:
         """A guest is there."""
@@ -119,7 +119,7 @@ class Schedule:
         if not self._memory.healthy():
             return None
         mutant, tests = self._own.get(node, (NONE, deque()))
-        while not tests or self._memory.killed(mutant):
+        while not tests or self._memory.settled(mutant):
             if not self._mutants:
                 return None
             mutant = next(iter(self._mutants))

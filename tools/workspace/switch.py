@@ -21,7 +21,7 @@ class Switch:
         self._breaks = breaks
         self._promises = promises
         self._parameter = parameter
-        self._killed: set[str] = set()
+        self._settled: set[str] = set()
 
     @pytest.hookimpl(trylast=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -57,12 +57,12 @@ class Switch:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Of a mutant that is killed nothing more has to be known; the host may have sent one more test."""
-        if split(item.nodeid)[1] in self._killed:
-            pytest.skip("the mutant is killed")
+        """After a test that was not passed the mutant is left alone; the host may have sent one more test."""
+        if split(item.nodeid)[1] in self._settled:
+            pytest.skip("the mutant is settled")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember which mutants are killed."""
+        """Remember of which mutants a test was not passed."""
         mutant = split(report.nodeid)[1]
         if report.failed and mutant != NONE:
-            self._killed.add(mutant)
+            self._settled.add(mutant)
