@@ -102,13 +102,13 @@ class Clone:
             self.words(*words), capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
         )
 
-    def run_dying(self, moment: str, whom: str) -> subprocess.CompletedProcess[str]:
-        """Run three tests, in guests that end, or whose watcher does, at the same moment in each."""
+    def run_dying(self, moment: str, whom: str, *chosen: str) -> subprocess.CompletedProcess[str]:
+        """Run three tests, or those ``chosen``, in guests that end, or whose watcher does, at the moment in each."""
         self.stand_in.behave("works")
         (self.path / "vmtests/conftest.py").write_text(DYING.format(moment=moment, whom=whom))
         names = ("one", "two", "three")
         (self.path / "vmtests/test_dying.py").write_text("".join(f"def test_{name}():\n    pass\n" for name in names))
-        words = self.words("vmtests/test_dying.py")
+        words = self.words("vmtests/test_dying.py", *chosen)
         # The stand-in runs the worker, faithfully, on this host, which is taken for a guest for once.
         self.driver.write_text(
             "from workspace import vmtest\n"
@@ -172,10 +172,18 @@ def test_a_guest_that_never_boots_is_lost_with_a_code_of_its_own(clone: Clone, m
     assert clone.results["exit_code"] == 6
 
 
-def test_a_run_that_selects_nothing_fails(clone: Clone) -> None:
-    done = clone.run("works", "-k", "no_such_test", "-m", "host")
-    assert done.returncode != 0
-    assert clone.results["exit_code"] != 0
+@pytest.mark.parametrize(
+    ("chosen", "code", "tests"),
+    [("test_one", 0, ["test_one"]), ("no_such_test", 5, []), ("test_dying and host", 5, [])],
+)
+def test_a_run_that_selects_nothing_fails(clone: Clone, chosen: str, code: int, tests: list[str]) -> None:
+    """In guests that are well, so that nothing else fails."""
+    done = clone.run_dying("never", "guest", "-k", chosen)
+    assert (done.returncode, clone.results["exit_code"]) == (code, code), done.stderr
+    assert [test["id"].rpartition("::")[2] for test in clone.results["tests"]] == tests
+    complaint = "no test ran, so nothing was tested"
+    assert clone.results["complaints"] == ([complaint] if code else [])
+    assert (f"vmtest: {complaint}." in done.stderr) is bool(code)
 
 
 def started(clone: Clone, *, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
