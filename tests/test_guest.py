@@ -190,7 +190,15 @@ def test_a_guest_ends_with_who_watches_it(tmp_path: Path, stopped: bool) -> None
 
 def test_the_next_run_ends_what_is_left_all_the_same(tmp_path: Path) -> None:
     # Somebody ended what would have ended the guest.
-    left = subprocess.Popen(["sh", "-c", "sleep 600; :", "of nobody"], start_new_session=True)
+    left = subprocess.Popen(
+        ["sh", "-c", "echo; read end", "of nobody"],
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    # Until a program runs, its command line may be empty.
+    assert left.stdout is not None
+    left.stdout.readline()
     gone = subprocess.Popen(["true"])
     owner, leader = Process.of(gone.pid), Process.of(left.pid)
     gone.wait()
