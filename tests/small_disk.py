@@ -49,7 +49,7 @@ def _way_to_mount(folder: Path, size: str) -> list[str]:
     ways: list[list[str]] = (
         [[], ["--propagation", "unchanged"]] if os.geteuid() == 0 else [["--user", "--map-root-user"]]
     )
-    said = []
+    said: dict[str, None] = {}
     for way in ways:
         unshare = ["unshare", "--mount", *way]
         tried = subprocess.run(
@@ -57,7 +57,7 @@ def _way_to_mount(folder: Path, size: str) -> list[str]:
         )
         if tried.returncode == 0:
             return unshare
-        said += tried.stderr.strip().splitlines()[-1:]
+        said |= dict.fromkeys(tried.stderr.strip().splitlines()[-1:])
     pytest.skip(f"a process cannot mount a disk of its own here, in a container or a chroot ({'; '.join(said)})")
 
 

@@ -154,6 +154,15 @@ def test_on_a_small_disk(function: object, tmp_path: Path) -> None:
     on_small_disk(function, tmp_path / "disk", size="16m")
 
 
+def test_where_no_disk_can_be_mounted_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "unshare"
+    program.write_text("#!/bin/sh\necho unshare: not here >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(pytest.skip.Exception, match=r"cannot mount a disk of its own here, .* \(unshare: not here\)$"):
+        on_small_disk(results_say_so, tmp_path / "disk", size="16m")
+
+
 # --- what a file on a full device is enough for
 
 
