@@ -105,17 +105,17 @@ def test_an_end_that_nobody_expects_is_no_kill_and_is_tried_once_more(run: Run, 
     assert run.said[1:] == [f"   1/2  deaf: to be tried once more, since nobody expects: test_w.py::test_w ({kind})"]
     assert run.scores.settled("deaf") and not run.scores.killed("deaf")
     assert (run.scores.survivors, run.scores.undecided) == ([], ["deaf"])
-    assert run.scores.doubtful == [f"deaf: test_w.py::test_w ({kind})"]
+    assert run.scores.doubtful == {"deaf": [f"test_w.py::test_w ({kind})"]}
 
     assert list(run.scores.again()) == ["deaf"]
     assert not run.scores.settled("deaf") and run.scores.killed("slow")
-    assert (run.scores.survivors, run.scores.undecided, run.scores.doubtful) == ([], ["deaf"], [])
+    assert (run.scores.survivors, run.scores.undecided, run.scores.doubtful) == ([], ["deaf"], {})
     run.begin()
     assert run.scores.seconds("vmtests/test_w.py::test_w") == 1.0, "that of the first try is forgotten"
     run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind=kind))
     assert run.said[-1] == f"   1/2  deaf: UNDECIDED, again: test_w.py::test_w ({kind})"
     assert (run.scores.survivors, run.scores.undecided) == ([], ["deaf"])
-    assert run.scores.doubtful == [f"deaf: test_w.py::test_w ({kind}), test_w.py::test_w ({kind})"]
+    assert run.scores.doubtful == {"deaf": [f"test_w.py::test_w ({kind})"] * 2}
     assert run.scores.table().splitlines()[1:] == [
         "F1 W2    slow    test_f.py::test_f",
         "W10      deaf    undecided",
@@ -128,7 +128,7 @@ def test_a_second_try_that_fails_as_it_should_is_a_kill(run: Run, kind: str) -> 
     run.scores.again()
     run.begin()
     run.add(report("vmtests/test_w.py::test_w[deaf]", "failed", kind=kind))
-    assert run.scores.killed("deaf") and run.scores.doubtful == []
+    assert run.scores.killed("deaf") and run.scores.doubtful == {}
     (data, _) = run.scores.data()
     assert (data["killed"], data["unexpected"]) == (True, ["test_w.py::test_w (killed)"])
     assert data["outcomes"] == [kind or "failed"]
@@ -442,9 +442,9 @@ def test_a_guest_that_died_is_no_kill_and_its_mutant_is_tried_once_more(clone: C
     assert "survived" not in done.stderr and "not tried to the end" not in done.stderr
     told = re.sub(r"test_dear\[.*?\]", "test_dear[]", done.stderr)
     assert (
-        "mutants: undecided after two tries: unlucky: test_small.py::test_dear[] (killed), "
-        "test_small.py::test_dear[] (killed); if not the machine but the mutant does this, "
-        "give it `ends` in vmtests/mutants.toml."
+        "mutants: undecided: unlucky: test_small.py::test_dear[] (killed), test_small.py::test_dear[] (killed); "
+        f"look at the consoles in {clone.path}/build/results/mutants: if it is the mutant that crashes or hangs, "
+        "say so with `ends` in vmtests/mutants.toml."
     ) in told
     assert (clone.results["survivors"], clone.results["undecided"]) == ([], ["unlucky"])
     assert clone.results["exit_code"] == 1

@@ -110,9 +110,9 @@ class Scores:
         return again
 
     @property
-    def doubtful(self) -> list[str]:
+    def doubtful(self) -> dict[str, list[str]]:
         """The mutants that were left, each with the tests that ended as nobody expects."""
-        return [f"{name}: {', '.join(self._unexpected[name])}" for name in self.mutants if name in self._left]
+        return {name: self._unexpected[name] for name in self.mutants if name in self._left}
 
     def healthy(self) -> bool:
         """Whether every test has passed so far without a mutant."""
@@ -331,16 +331,14 @@ def _tell(scores: Scores, file: Path) -> None:
     print(scores.table())
     killed = sum(scores.killed(name) for name in scores.mutants)
     say(f"mutants: {killed} of {len(scores.mutants)} killed by a test of their own promises; {file}")
-    doubtful = scores.doubtful
-    left = {line.partition(":")[0] for line in doubtful}
     for what, names in (
         ("survived: strengthen a test of its promise, or replace the mutant", scores.survivors),
-        ("not tried to the end", [name for name in scores.undecided if name not in left]),
+        ("not tried to the end", [name for name in scores.undecided if name not in scores.doubtful]),
     ):
         if names:
             say(f"mutants: {what}: {', '.join(names)}.")
-    for line in doubtful:
+    for name, tests in scores.doubtful.items():
         say(
-            f"mutants: undecided after two tries: {line}; if not the machine but the mutant does this, "
-            f"give it `ends` in vmtests/{TABLE}."
+            f"mutants: undecided: {name}: {', '.join(tests)}; look at the consoles in {file.parent / 'mutants'}: "
+            f"if it is the mutant that crashes or hangs, say so with `ends` in vmtests/{TABLE}."
         )
