@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -268,7 +269,9 @@ def _kill_with_children(process: subprocess.Popen[bytes]) -> None:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             doomed += map(int, children.read_text().split())
     for pid in doomed:
-        os.kill(pid, signal.SIGKILL)
+        # Make is tethered to who runs it, and may have gone with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
