@@ -259,7 +259,7 @@ def ran(mutant):
         return [line for line in file if line.startswith(mutant + " ")]
 
 def die(kind):
-    with open({verdict!r}, "w") as file:
+    with open({verdict!r} + os.environ["PYTEST_XDIST_WORKER"], "w") as file:
         file.write(kind)
     os._exit(1)
 """
@@ -307,8 +307,8 @@ machine.require_tools = lambda: None
 vmtest.in_guests = lambda run, guests, crashes: [
     "--dist", "load", "--tx", f"{{guests}}*popen", "--max-worker-restart", str(crashes)
 ]
-vmtest._awaited_verdict = lambda folder: Verdict(Kind(Path({verdict!r}).read_text()), "it is dead", None, "")
-vmtest.Guests.pytest_xdist_newgateway = lambda self, gateway: self._names.update({{gateway.id: ("1", "boot")}})
+vmtest._awaited_verdict = lambda folder: Verdict(Kind(Path({verdict!r} + folder.name).read_text()), "dead", None, "")
+vmtest.Guests.pytest_xdist_newgateway = lambda self, gateway: self._names.update({{gateway.id: (gateway.id, "boot")}})
 kernel = Kernel(Path({kernel!r}), "mutants", "7.3.4", "00" * 20)
 try:
     paths = Paths(Path({clone!r}))
@@ -385,7 +385,7 @@ class Clone:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.words(*words), capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+            self.words(*words), capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL
         )
 
     @property
