@@ -227,7 +227,7 @@ static void visit_stat(const char *name)
 	struct record *record;
 	size_t length;
 
-	if (count < 0)
+	if (count <= 0)
 		return;
 	record = another(number(&at));
 	comm = at + 2;
@@ -361,33 +361,38 @@ static void end_crowd(struct crowd crowd)
 	waitpid(crowd.pid, &status, 0);
 }
 
-static char crowd_name[24];
-static long crowd_size;
-
-static void visit_comm(const char *name)
+/* Take note of who belongs to the crowd; return how many of them are not asleep yet. */
+static long find_members(const char *name, long *found)
 {
-	char text[64];
-	ssize_t count = read_file(name, "comm", text, sizeof(text));
-	int pid = number(&name);
+	long awake = 0;
 
-	if (count < 1)
-		return;
-	text[count - 1] = '\0';
-	if (!strcmp(text, crowd_name) && pid < PID_LIMIT) {
-		members[pid] = 1;
-		crowd_size++;
+	*found = 0;
+	seen = 0;
+	for_each_process(visit_stat);
+	for (long i = 0; i < seen; i++) {
+		if (strcmp(records[i].comm, name) || records[i].pid >= PID_LIMIT)
+			continue;
+		members[records[i].pid] = 1;
+		++*found;
+		awake += records[i].state != 'S';
 	}
+	return awake;
 }
 
-static void find_members(struct crowd crowd, long wanted)
+static void wait_for_members(struct crowd crowd, long wanted)
 {
+	char name[24];
+	long found, awake;
+
 	members = calloc(PID_LIMIT, sizeof(*members));
 	if (!members)
 		give_up("members");
-	snprintf(crowd_name, sizeof(crowd_name), "crowd-%d", crowd.pid);
-	for_each_process(visit_comm);
-	if (crowd_size != wanted) {
-		fprintf(stderr, "bench: /proc shows %ld processes of the crowd, there are %ld.\n", crowd_size, wanted);
+	snprintf(name, sizeof(name), "crowd-%d", crowd.pid);
+	for (int tries = 0; (awake = find_members(name, &found)) && tries < 1000; tries++)
+		usleep(10000);
+	if (found != wanted || awake) {
+		fprintf(stderr, "bench: /proc shows %ld of the %ld processes of the crowd, %ld of them awake.\n",
+			found, wanted, awake);
 		exit(1);
 	}
 }
@@ -469,7 +474,6 @@ int main(int argc, char **argv)
 	if (proc < 0)
 		give_up("/proc");
 	crowd = start_crowd(argv[1], argv[2]);
-	find_members(crowd, count + 1);
 	/* Others may come; that the memory is there already is part of no way. */
 	room = 2 * count + 65536;
 	records = malloc(room * sizeof(*records));
@@ -477,7 +481,8 @@ int main(int argc, char **argv)
 		give_up("records");
 	memset(records, 0, room * sizeof(*records));
 	memset(buffer, 0, sizeof(buffer));
-	printf("crowd %ld\n", crowd_size);
+	wait_for_members(crowd, count + 1);
+	printf("crowd %ld\n", count + 1);
 	fflush(stdout);
 	stay_here();
 
