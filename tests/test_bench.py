@@ -194,6 +194,7 @@ def test_medians_and_ratios_leave_the_warm_up_out() -> None:
             name: {
                 "says": says,
                 "median_ns": median,
+                "min_ns": rounds[0],
                 "ns_per_task": median / 10,
                 "tasks_seen": 10,
                 "rounds_ns": rounds,
@@ -252,6 +253,21 @@ def test_both_tables_have_the_same_ways() -> None:
 
 
 # The session
+
+
+def test_a_busy_host_is_told(guest: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    guest.behave("runs")
+    monkeypatch.setattr(bench, "say", said.append)
+    monkeypatch.setattr(bench, "words", lambda *_args, **_options: ["false"])
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for load in (0.9, 1.1):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        with pytest.raises(WorkspaceError, match="exit code 1"):
+            bench.run(kernel(tmp_path / str(load)), paths=Paths(tmp_path), wanted="kvm")
+    assert [line for line in said if "busy" in line] == [
+        "The host is busy (load 1.1 on 2 CPUs): the times will be too long, the ratios less exact."
+    ]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class Measured:
                 way.name: {
                     "says": way.says,
                     "median_ns": round(self.median(way)),
+                    "min_ns": min(self.rounds(way)),
                     "ns_per_task": round(self.median(way) / self.tasks(way), 1),
                     "tasks_seen": self.tasks(way),
                     "rounds_ns": self.rounds(way),
@@ -188,6 +190,11 @@ def words(folder: Path, ways: Sequence[Way], *, tasks: int, rounds: int, headers
     return [str(bench), str(crowd), str(tasks), str(rounds), *(way.name for way in ways)]
 
 
+def _warn_if_busy(load: float, cpus: int) -> None:
+    if load > cpus / 2:
+        say(f"The host is busy (load {load:.1f} on {cpus} CPUs): the times will be too long, the ratios less exact.")
+
+
 def run(
     kernel: Kernel,
     *,
@@ -207,7 +214,8 @@ def run(
         storage.scratch_folder(paths.build, "bench") as folder,
     ):
         (paths.results / FILE).unlink(missing_ok=True)
-        told = facts_of(kernel, vm, guests=1)
+        told = {**facts_of(kernel, vm, guests=1), "host_load": round(os.getloadavg()[0], 2)}
+        _warn_if_busy(os.getloadavg()[0], os.cpu_count() or 1)
         say(f"Booting {kernel.release} ({vm.accelerator}): {rounds} rounds of {', '.join(way.name for way in ways)}.")
         command = words(folder, ways, tasks=tasks, rounds=rounds, headers=kernel.headers)
         with Progress("bench", total=(rounds + 1) * len(ways), unit="measurements") as bar:
