@@ -54,6 +54,12 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure /proc/task-diag in a guest against other ways: build's options, [--quick] [--tasks N] [--rounds N]."""
+    python(session, "-m", "workspace", "bench", *session.posargs)
+
+
+@nox.session(default=False)
 def mutants(session: nox.Session) -> None:
     """Switch defects on, one at a time, and see that the vmtests notice: [--only NAME[,NAME]] [-n N] [--accel]."""
     python(session, "-m", "workspace", "mutants", *session.posargs)

@@ -55,6 +55,8 @@ if mode == "is killed at boot":
 if mode == "reaches":
     console(next(word for word in sys.argv if word.startswith("echo ")).split()[1])
     sys.exit(0)
+if mode == "runs":
+    os.execlp("sh", "sh", "run.sh")
 link("boot")
 if mode == "no python":
     link("done")

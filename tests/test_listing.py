@@ -16,37 +16,37 @@ from workspace.listing import Line, Way
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Iterator[None]:
-    with listing.crowd(20):
-        yield
+def crowd() -> Iterator[str]:
+    with listing.crowd(20) as name:
+        yield name
 
 
-@pytest.mark.usefixtures("crowd")
-def test_proc_and_psutil_tell_the_same_of_the_crowd() -> None:
+def test_proc_and_psutil_tell_the_same_of_the_crowd(crowd: str) -> None:
     _, proc, psutil = listing.ways()
-    assert set(listing.measure((proc, psutil), 2)) == {"/proc", "psutil"}
-    lines = [line for line in proc.lines(proc.listed()).values() if line.name == "crowd"]
+    assert set(listing.measure((proc, psutil), 2, name=crowd)) == {"/proc", "psutil"}
+    lines = [line for line in proc.lines(proc.listed()).values() if line.name == crowd]
     assert len(lines) == 21
-    assert {(line.state, line.uid) for line in lines} == {("S", os.geteuid())}
-    (parent,) = (line.pid for line in lines if line.ppid == os.getpid())
-    assert sum(line.ppid == parent for line in lines) == 20
+    assert {line.state for line in lines} == {"S"}
+    (parent,) = (line for line in lines if line.ppid == os.getpid())
+    assert (parent.uid, crowd) == (os.geteuid(), f"crowd-{parent.pid}")
+    assert {line.ppid for line in lines if line is not parent} < {line.pid for line in lines}
 
 
 def test_task_diag_tells_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     attributes = (
-        attribute(stream.BASE, stream.base(7, ppid=5, comm=b"crowd", state=2)),
+        attribute(stream.BASE, stream.base(7, ppid=5, comm=b"crowd-3", state=2)),
         attribute(stream.CRED, stream.cred((1, 2, 3, 4))),
         attribute(stream.STAT, stream.stat(times=(8, 9, 10, 11))),
     )
     monkeypatch.setattr(io, "FileIO", FakeTaskDiag([message(7, *attributes)]).opener())
     way = listing.ways()[0]
-    assert way.lines(way.listed()) == {7: Line(7, 5, "D", "crowd", 1, 8, 9)}
+    assert way.lines(way.listed()) == {7: Line(7, 5, "D", "crowd-3", 1, 8, 9)}
 
 
 def test_ways_that_differ_are_not_compared() -> None:
     def way(name: str, uid: int) -> Way:
-        return Way(name, list, lambda _: {7: Line(7, 5, "S", "crowd", uid, 0, 0)})
+        return Way(name, list, lambda _: {7: Line(7, 5, "S", "crowd-3", uid, 0, 0)})
 
-    assert list(listing.measure((way("a", 1), way("b", 1)), 1)) == ["a", "b"]
+    assert list(listing.measure((way("a", 1), way("b", 1)), 1, name="crowd-3")) == ["a", "b"]
     with pytest.raises(AssertionError, match="a and b do not tell the same"):
-        listing.measure((way("a", 1), way("b", 2)), 1)
+        listing.measure((way("a", 1), way("b", 2)), 1, name="crowd-3")

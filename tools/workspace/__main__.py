@@ -1,4 +1,4 @@
-"""The command behind the sessions: ``python -m workspace build|vmtest|mutants|check|demo|shell|edit|export``."""
+"""The command behind the sessions: ``python -m workspace build|vmtest|bench|mutants|check|demo|shell|edit|export``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workspace import accelerator, check, hunt, kconfig, kernel, mutants, series, shell, storage, tree, vmtest, worktree
+from workspace import (
+    accelerator,
+    bench,
+    check,
+    hunt,
+    kconfig,
+    kernel,
+    mutants,
+    series,
+    shell,
+    storage,
+    tree,
+    vmtest,
+    worktree,
+)
 from workspace.errors import Terminated, WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.progress import say
@@ -66,6 +80,18 @@ def _do_vmtest(paths: Paths, settings: Settings, arguments: argparse.Namespace, 
     vmtest.Options.parse(rest)  # a slip of the pen is not to cost a build
     built = _build(paths, settings, arguments)
     return vmtest.run(built.kernel, rest, paths=paths, facts=built.facts)
+
+
+def _do_bench(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    built = _build(paths, settings, arguments)
+    return bench.run(
+        built.kernel,
+        paths=paths,
+        tasks=arguments.tasks,
+        rounds=arguments.rounds or (bench.QUICK_ROUNDS if arguments.quick else bench.ROUNDS),
+        wanted=arguments.accel,
+        facts=built.facts,
+    )
 
 
 def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
@@ -152,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
             [source, what],
             "build, then run vmtests/ in guests; takes pytest's options too",
         ),
+        (
+            "bench",
+            _do_bench,
+            [source, what, where],
+            "build, boot, and measure ways to look at many tasks",
+        ),
         ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
         ("check", _do_check, [source, where], "check each patch: style, warnings, compilers, builds, boots"),
         ("demo", _do_demo, [source, what, where], "build, boot, and print the guest's tasks"),
@@ -161,6 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
         command.set_defaults(does=does)
+        if name == "bench":
+            command.add_argument("--quick", action="store_true", help=f"{bench.QUICK_ROUNDS} rounds")
+            command.add_argument(
+                "--tasks", type=bench.count, default=bench.TASKS, metavar="N", help="how many to make (%(default)s)"
+            )
+            command.add_argument(
+                "--rounds", type=bench.count, metavar="N", help=f"how often each way is measured ({bench.ROUNDS})"
+            )
         if name == "mutants":
             command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
             command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")

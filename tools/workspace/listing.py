@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from taskdiag import State, rows
-
-CROWD = Path(__file__).resolve().parents[2] / "vmtests" / "programs" / "crowd.c"
+from workspace import programs
 
 _STATES = {
     psutil.STATUS_RUNNING: "R",
@@ -104,22 +103,21 @@ def ways() -> tuple[Way, ...]:
 
 
 @contextmanager
-def crowd(count: int) -> Iterator[None]:
-    """Have ``count`` sleeping processes, and one that they end with."""
+def crowd(count: int) -> Iterator[str]:
+    """Have ``count`` sleeping processes, and one that they end with; gives the name of them all."""
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "crowd"
-        subprocess.run(["gcc", "-O2", "-o", str(program), str(CROWD)], check=True)
+        program = programs.compiled("crowd", Path(folder))
         with subprocess.Popen([program, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
             assert parent.stdin is not None
             assert parent.stdout is not None
             if parent.stdout.read(1) != b"+":
                 raise OSError(f"{count} processes could not be made: the machine has too little memory, or pids")
-            yield
+            yield f"crowd-{parent.pid}"
             parent.stdin.close()
 
 
-def measure(wanted: tuple[Way, ...], times: int) -> dict[str, float]:
-    """Return the seconds that each way takes at its best, in turn; all have to tell the same of all sleeping tasks."""
+def measure(wanted: tuple[Way, ...], times: int, *, name: str) -> dict[str, float]:
+    """Return the seconds that each way takes at its best, in turn; all have to tell the same of all tasks ``name``."""
     best = dict.fromkeys((way.name for way in wanted), float("inf"))
     for _ in range(times):
         told = {}
@@ -127,11 +125,11 @@ def measure(wanted: tuple[Way, ...], times: int) -> dict[str, float]:
             start = time.perf_counter()
             found = way.listed()
             best[way.name] = min(best[way.name], time.perf_counter() - start)
-            told[way.name] = {line for line in way.lines(found).values() if line.name == CROWD.stem}
+            told[way.name] = {line for line in way.lines(found).values() if line.name == name}
         first = told[wanted[0].name]
-        for name, lines in told.items():
+        for other, lines in told.items():
             if lines != first:
-                raise AssertionError(f"{wanted[0].name} and {name} do not tell the same: {sorted(lines ^ first)[:2]}")
+                raise AssertionError(f"{wanted[0].name} and {other} do not tell the same: {sorted(lines ^ first)[:2]}")
     return best
 
 
@@ -142,8 +140,8 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=5, help="how often to list them (%(default)s); the best counts")
     options = parser.parse_args()
     try:
-        with crowd(options.tasks):
-            best = measure(ways(), options.times)
+        with crowd(options.tasks) as name:
+            best = measure(ways(), options.times, name=name)
     except OSError as error:
         print(f"listing: {error}", file=sys.stderr)
         return 1

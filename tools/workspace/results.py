@@ -24,6 +24,20 @@ from workspace.promises import Promises
 GREEN = {"passed", "skipped"}
 
 
+def facts_of(kernel: Kernel, vm: Machine, *, guests: int) -> dict[str, object]:
+    """The kernel, the machine and the time of a run that starts now, for its results."""
+    return {
+        "kernel": kernel.release,
+        "build_id": kernel.build_id,
+        "flavour": kernel.flavour,
+        "accelerator": vm.accelerator,
+        "guests": guests,
+        "cpus": vm.cpus,
+        "memory": vm.memory,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
 @dataclass
 class Test:
     """One test: its outcome over all its phases."""
@@ -57,17 +71,7 @@ class Results:
             (folder / name).unlink(missing_ok=True)
         (folder / "consoles").mkdir(parents=True)
         storage.write_whole(folder / "configs" / f"{kernel.flavour}.config", kernel.config.read_text())
-        told = {
-            "kernel": kernel.release,
-            "build_id": kernel.build_id,
-            "flavour": kernel.flavour,
-            "accelerator": vm.accelerator,
-            "guests": guests,
-            "cpus": vm.cpus,
-            "memory": vm.memory,
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        return cls(folder, {**told, **facts}, kernel.options)
+        return cls(folder, {**facts_of(kernel, vm, guests=guests), **facts}, kernel.options)
 
     @property
     def task_diag(self) -> bool:

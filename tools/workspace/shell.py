@@ -14,7 +14,7 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from workspace import accelerator, machine
@@ -73,12 +73,18 @@ def _drain(console: Console) -> None:
 
 
 def execute(
-    kernel: Kernel, words: Sequence[str], *, paths: Paths, wanted: str | None = None, seconds: float = BOOT
+    kernel: Kernel,
+    words: Sequence[str],
+    *,
+    paths: Paths,
+    wanted: str | None = None,
+    seconds: float = BOOT,
+    on_line: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, str]:
     """Boot ``kernel``, run one command in it in the clone's folder; its exit code and standard output.
 
-    ``seconds`` are for boot and command together, on the hardware. A guest that does not get to its end is an error
-    with the console's last lines.
+    ``seconds`` are for boot and command together, on the hardware. ``on_line`` gets each line as it comes, in another
+    thread. A guest that does not get to its end is an error with the console's last lines.
     """
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
@@ -92,7 +98,7 @@ def execute(
     ):
         script = inside(folder, paths.root, [f"{shlex.join(words)} 2>&1", f"echo {mark}=$?"])
         answer: list[bytes] = []
-        reader = threading.Thread(target=_collect, args=(answer_read, answer), daemon=True)
+        reader = threading.Thread(target=_collect, args=(answer_read, answer, on_line), daemon=True)
         with machine.powered(vm, folder, name=name, script=script, stdout=answer_write, stderr=out) as process:
             os.close(out)
             os.close(answer_write)
@@ -109,9 +115,11 @@ def execute(
         return int(code), output
 
 
-def _collect(descriptor: int, into: list[bytes]) -> None:
+def _collect(descriptor: int, into: list[bytes], on_line: Callable[[str], None]) -> None:
     with os.fdopen(descriptor, "rb") as file:
-        into.extend(iter(lambda: file.read1(65536), b""))
+        for line in file:
+            into.append(line)
+            on_line(line.decode(errors="replace").rstrip("\r\n"))
 
 
 # A kept guest: QEMU listens on a socket in the guest's folder, the worker serves a shell on the port behind it.
