@@ -23,6 +23,8 @@ class FakeTaskDiag:
     """The errno that the first read of an answer gives, 0 for none."""
     requests: list[tuple[int, int, int]] = field(default_factory=list)
     """show_flags, dump_strategy and pid of each request that was taken."""
+    starts: list[int] = field(default_factory=list)
+    """The start of each of them."""
     sizes: list[int] = field(default_factory=list)
     """The buffer of each read."""
     closed: bool = False
@@ -30,17 +32,26 @@ class FakeTaskDiag:
 
     def write(self, data: bytes) -> int:
         """Take a request."""
-        show, strategy, pid, _ = struct.unpack("=QQII", data[16:])
+        show, strategy, pid, start = struct.unpack("=QQII", data[16:])
         if self._answer is not None:
             raise _error(errno.EBUSY)
-        if show & ~self.known or strategy > 4 or bool(pid) is not (strategy in (1, 3, 4)) or show & 12 == 8:
+        if (
+            show & ~self.known
+            or strategy > 4
+            or bool(pid) is not (strategy in (1, 3, 4))
+            or show & 12 == 8
+            or (start and strategy == 1)
+        ):
             raise _error(errno.EINVAL)
         self.requests.append((show, strategy, pid))
+        self.starts.append(start)
         self._answer = list(self.messages)
         if strategy == 1:
             self._answer = [message for message in self.messages if struct.unpack_from("=I", message, 16) == (pid,)]
         elif strategy in (2, 4) and self.threads is not None:
             self._answer = list(self.threads)
+        if start:
+            self._answer = [message for message in self._answer if struct.unpack_from("=I", message, 16)[0] >= start]
         return len(data)
 
     def read(self, size: int) -> bytes:

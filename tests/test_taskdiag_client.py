@@ -22,6 +22,7 @@ from taskdiag import (
     Transaction,
     UnknownGroupError,
     WireError,
+    rows,
     tasks,
 )
 
@@ -43,6 +44,16 @@ def test_a_transaction_asks_once_and_gives_every_task(kernel: FakeTaskDiag) -> N
         assert kernel.requests == [(0b11, 3, 7)]
         assert [task.pid for task in transaction] == list(range(1, 1001))
     assert kernel.closed
+
+
+def test_a_dump_is_resumed_behind_the_task_where_it_was_left(kernel: FakeTaskDiag) -> None:
+    kernel.messages = many(1000)
+    with Transaction(buffer_size=4096) as transaction:
+        last = next(task.pid for task in transaction if task.pid == 600)
+    kernel._answer = None  # its file was closed
+    assert [task.pid for task in tasks(start=last + 1)] == list(range(601, 1001))
+    assert [pid for (pid,) in rows("pid", start=999)] == [999, 1000]
+    assert kernel.starts == [0, 601, 999]
 
 
 def test_nothing_is_read_before_it_is_needed(kernel: FakeTaskDiag) -> None:

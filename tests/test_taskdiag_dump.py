@@ -133,6 +133,12 @@ def test_unless_said_all_groups_that_the_kernel_has_are_dumped_but_areas(
     assert "does not have the groups CMDLINE, IDENT, MEM, SCHED, JOB" in capsys.readouterr().err
 
 
+def test_a_dump_starts_where_it_is_told(kernel: FakeTaskDiag, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--groups", "base", "--start", "10"]) == 0
+    assert kernel.starts == [10]
+    assert [json.loads(line)["pid"] for line in capsys.readouterr().out.splitlines()] == [10]
+
+
 def test_the_groups_of_the_kernel_are_listed(kernel: FakeTaskDiag, capsys: pytest.CaptureFixture[str]) -> None:
     kernel.known = 0b10011
     assert main(["groups"]) == 0

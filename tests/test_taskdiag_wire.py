@@ -50,6 +50,9 @@ def test_a_request_is_the_40_bytes_of_the_contract() -> None:
         "=IHHIIQQII", 40, 0xD101, 1, 3, 0, 0b101, 1, 9, 0
     )
     assert wire.encode_request((), Strategy.ALL) == struct.pack("=IHHIIQQII", 40, 0xD101, 0x301, 0, 0, 0, 0, 0, 0)
+    assert wire.encode_request((), Strategy.ALL, start=7) == struct.pack(
+        "=IHHIIQQII", 40, 0xD101, 0x301, 0, 0, 0, 0, 0, 7
+    )
 
 
 def test_an_unknown_attribute_is_kept_apart_and_the_known_ones_are_read() -> None:

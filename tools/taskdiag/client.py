@@ -29,7 +29,8 @@ class TaskDiag:
     ``file`` is a path (of any procfs mount's ``task-diag``), or a descriptor, which is then owned.
     Errors are TaskDiagErrors, which are OSErrors with the kernel's ``errno``: EBUSY while a request is being
     answered, ESRCH for a task that is not there or may not be seen, EPERM for one of which nothing may be read,
-    EINVAL for a group that the kernel does not have. A signal handler that does not raise is waited out.
+    EINVAL for a group that the kernel does not have, or a ``start`` with ONE. A signal handler that does not raise is
+    waited out.
     """
 
     def __init__(self, file: Path | str | int = PATH) -> None:
@@ -61,11 +62,12 @@ class TaskDiag:
         strategy: Strategy = Strategy.ALL,
         *,
         pid: int = 0,
+        start: int = 0,
         seq: int = 0,
     ) -> None:
-        """Write one request."""
+        """Write one request; ``start`` is the lowest pid to look at, for the strategies of many tasks."""
         try:
-            self._file.write(wire.encode_request(groups, strategy, pid=pid, seq=seq))
+            self._file.write(wire.encode_request(groups, strategy, pid=pid, start=start, seq=seq))
         except OSError as error:
             number = error.errno or 0
             # The kernel says EINVAL for many things: which groups it has is found by asking for each.
@@ -124,10 +126,11 @@ class TaskDiag:
 class Transaction:
     """One request and its answer: iterate over it, once, for a record of each task.
 
-    ``groups`` and ``strategy`` say what about which tasks, ``pid`` which one where the strategy takes one,
-    and ``proc`` which procfs mount: its pid namespace and its ``hidepid=`` decide who is seen, and its opener's
-    credentials what of them. What is wrong with the request is raised here, what is wrong with the task (ESRCH,
-    EPERM) by the first step. Only one read's messages and one task's groups are in memory at a time.
+    ``groups`` and ``strategy`` say what about which tasks, ``pid`` which one where the strategy takes one, ``start``
+    the lowest pid to look at (a dump can be resumed behind the last task, or divided), and ``proc`` which procfs
+    mount: its pid namespace and its ``hidepid=`` decide who is seen, and its opener's credentials what of them. What
+    is wrong with the request is raised here, what is wrong with the task (ESRCH, EPERM) by the first step. Only one
+    read's messages and one task's groups are in memory at a time.
     The end of the answer closes the file, and so does ``with``.
     """
 
@@ -137,6 +140,7 @@ class Transaction:
         strategy: Strategy = Strategy.ALL,
         *,
         pid: int = 0,
+        start: int = 0,
         proc: Path | str = PROC,
         buffer_size: int = DEFAULT_BUFFER,
     ) -> None:
@@ -144,7 +148,7 @@ class Transaction:
         self._source = TaskDiag(Path(proc) / FILE)
         self._buffer_size = buffer_size
         try:
-            self._source.request(groups, strategy, pid=pid)
+            self._source.request(groups, strategy, pid=pid, start=start)
         except BaseException:
             self._source.close()
             raise
@@ -179,8 +183,9 @@ def tasks(
     strategy: Strategy = Strategy.ALL,
     *,
     pid: int = 0,
+    start: int = 0,
     proc: Path | str = PROC,
     buffer_size: int = DEFAULT_BUFFER,
 ) -> Iterator[Task]:
     """Dump the tasks that ``strategy`` names, lazily: the records of a Transaction."""
-    return iter(Transaction(groups, strategy, pid=pid, proc=proc, buffer_size=buffer_size))
+    return iter(Transaction(groups, strategy, pid=pid, start=start, proc=proc, buffer_size=buffer_size))

@@ -145,11 +145,11 @@ class _Shape:
 
 
 def rows(
-    *names: str, strategy: Strategy = Strategy.ALL, pid: int = 0, proc: Path | str = PROC
+    *names: str, strategy: Strategy = Strategy.ALL, pid: int = 0, start: int = 0, proc: Path | str = PROC
 ) -> Iterator[tuple[Any, ...]]:
     """Dump the tasks that ``strategy`` names as tuples of the columns ``names``, lazily; errors as ``tasks()``."""
     columns = Columns(*names)
-    return columns.rows(Transaction(columns.groups, strategy, pid=pid, proc=proc).reads())
+    return columns.rows(Transaction(columns.groups, strategy, pid=pid, start=start, proc=proc).reads())
 
 
 def _member(name: str) -> _Member:

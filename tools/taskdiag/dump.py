@@ -35,6 +35,7 @@ def add_dump_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--strategy", type=_strategy, metavar="NAME", help="all, one, all_thread, children, thread")
     parser.add_argument("--pid", type=int, default=0, help="the task for the strategies one, children and thread")
+    parser.add_argument("--start", type=int, default=0, metavar="PID", help="the lowest pid to look at; not with one")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a JSON object for each task, a line each; this is usual")
     form.add_argument("--raw", action="store_true", help="the kernel's bytes as they come, for `taskdiag show`")
@@ -47,7 +48,7 @@ def dump(options: argparse.Namespace, screen: Screen) -> int:
         raise ValueError("a raw answer is nothing for a terminal: say --output FILE, or send it through a pipe")
     strategy = options.strategy if options.strategy is not None else Strategy.ONE if options.pid else Strategy.ALL
     groups = options.groups if options.groups is not None else _had(options.proc) - _MANY
-    with Transaction(groups, strategy, pid=options.pid, proc=options.proc) as transaction:
+    with Transaction(groups, strategy, pid=options.pid, start=options.start, proc=options.proc) as transaction:
         if options.raw:
             if options.output is None:
                 _write_raw(transaction.reads(), sys.stdout.fileno())

@@ -20,7 +20,7 @@ NLM_F_DUMP = 0x300
 FLAG_CONT = 1
 """``task_diag_msg.flags``: more of this task is to come."""
 FLAG_TRUNC = 2
-"""``task_diag_msg.flags``: the command line was cut."""
+"""``task_diag_msg.flags``: the last attribute of this message is cut short."""
 
 ALIGNMENT = 4
 COMM_LEN = 16
@@ -32,7 +32,7 @@ NLMSGHDR = struct.Struct("=IHHII")
 NLATTR = struct.Struct("=HH")
 """``struct nlattr``: len (with this header, without padding), type."""
 TASK_DIAG_PID = struct.Struct("=QQII")
-"""``struct task_diag_pid``: show_flags, dump_strategy, pid, reserved."""
+"""``struct task_diag_pid``: show_flags, dump_strategy, pid, start."""
 TASK_DIAG_MSG = struct.Struct("=III")
 """``struct task_diag_msg``: pid, tgid, flags."""
 

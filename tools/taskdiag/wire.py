@@ -118,10 +118,11 @@ def encode_request(
     strategy: Strategy = Strategy.ALL,
     *,
     pid: int = 0,
+    start: int = 0,
     seq: int = 0,
 ) -> bytes:
-    """Return the 40 bytes of a request for ``groups`` of the tasks that ``strategy`` names."""
-    body = uapi.TASK_DIAG_PID.pack(sum(group.show_flag for group in set(groups)), strategy, pid, 0)
+    """Return the 40 bytes of a request for ``groups`` of the tasks that ``strategy`` names, from ``start`` on."""
+    body = uapi.TASK_DIAG_PID.pack(sum(group.show_flag for group in set(groups)), strategy, pid, start)
     flags = uapi.NLM_F_REQUEST | (0 if strategy is Strategy.ONE else uapi.NLM_F_DUMP)
     length = uapi.NLMSGHDR.size + len(body)
     return uapi.NLMSGHDR.pack(length, uapi.CMD_GET, flags, seq, 0) + body
