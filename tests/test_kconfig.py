@@ -149,7 +149,7 @@ def test_the_full_flavour_runs_every_test() -> None:
     needed = {f"{name}=y" for mark in marked for name in re.findall(r"CONFIG_\w+", mark)}
     assert needed and needed <= wanted
     # Its say is asked from the boot on.
-    assert "CONFIG_LSM=smack" in wanted
+    assert "CONFIG_LSM=landlock,smack" in wanted
 
 
 def test_the_options_that_some_kernel_has(folder: Path) -> None:
