@@ -39,14 +39,14 @@ class Request:
     show: int = SHOW_BASE
     strategy: int = ALL
     pid: int = 0
-    reserved: int = 0
+    start: int = 0
     tail: bytes = b""
 
     def __bytes__(self) -> bytes:
         length = 40 + len(self.tail) if self.length is None else self.length
         return (
             struct.pack("=IHHII", length, self.kind, self.flags, self.seq, self.port)
-            + struct.pack("=QQII", self.show, self.strategy, self.pid, self.reserved)
+            + struct.pack("=QQII", self.show, self.strategy, self.pid, self.start)
             + self.tail
         )
 

@@ -22,6 +22,7 @@ CAP_SYS_PTRACE = 19
 
 PTRACE_TRACEME = 0
 PTRACE_CONT = 7
+PTRACE_DETACH = 17
 PTRACE_SYSCALL = 24
 PTRACE_SETOPTIONS = 0x4200
 PTRACE_SEIZE = 0x4206
@@ -31,6 +32,7 @@ PTRACE_O_EXITKILL = 0x0010_0000
 
 # These have the same number on every architecture that Linux gained or has had since 5.1, x86 among them.
 _FSOPEN, _FSCONFIG, _FSMOUNT, _CLONE3 = 430, 431, 432, 435
+_IO_URING_SETUP, _IO_URING_ENTER = 425, 426
 _EXIT = {"x86_64": 60, "aarch64": 93, "s390x": 1}
 _SETRESUID = {"x86_64": 117, "aarch64": 147, "s390x": 208}
 _SETRESGID = {"x86_64": 119, "aarch64": 149, "s390x": 210}
@@ -109,6 +111,11 @@ def exit_thread() -> None:
     _libc.syscall(_EXIT[platform.machine()], 0)
 
 
+def pause_alone() -> None:
+    """``pause(2)``, without the interpreter's lock: other threads run meanwhile. Returns after a signal."""
+    _libc.pause()
+
+
 def vfork_and_pause() -> None:
     """Wait uninterruptibly, as ``vfork()`` does, for a child that only pauses. Never returns.
 
@@ -120,6 +127,16 @@ def vfork_and_pause() -> None:
         while True:
             _libc_locked.pause()
     raise OSError(errno.ECHILD, "the vforked child ended")
+
+
+def io_uring_setup(entries: int, parameters: ctypes.Array[ctypes.c_char]) -> int:
+    """``io_uring_setup(2)``, which fills ``parameters`` in; return the descriptor of the ring."""
+    return _checked(_libc.syscall(_IO_URING_SETUP, entries, parameters))
+
+
+def io_uring_submit(ring: int, count: int) -> None:
+    """``io_uring_enter(2)``, without waiting for anything."""
+    assert _checked(_libc.syscall(_IO_URING_ENTER, ring, count, 0, 0, None, 0)) == count
 
 
 def mount(kind: str, *, pidns: int | None = None, **options: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from vmtests import oracle, raw, syscalls
 from vmtests.groups import expected
 from vmtests.namespaces import PidNamespace
 from vmtests.oracle import Process
-from vmtests.population import Population, rename, start_threads, wait_for
+from vmtests.population import Population, rename, spin, start_threads, wait_for
 from vmtests.raw import ONE, Request
 
 CPU1 = Path("/sys/devices/system/cpu/cpu1/online")
@@ -81,6 +82,37 @@ def test_a_tracer_is_not_the_parent(machine: Population, proc: int) -> None:
     base = one(pid)
     assert (base.ppid, base.tpid) == (os.getpid(), tracer)
     assert base == expected(oracle.process(proc, pid))
+
+
+@pytest.mark.promise("G3", "G4")
+@pytest.mark.core
+def test_a_tracer_is_a_threads_own(machine: Population, proc: int) -> None:
+    """Of one thread, and neither of the leader nor of the others."""
+    pid = machine.spawn(partial(_have_threads, 2))
+    traced = oracle.threads(proc, pid)[1]
+    tracer = machine.spawn(partial(syscalls.ptrace, syscalls.PTRACE_SEIZE, traced), state="S")
+    for thread in oracle.threads(proc, pid):
+        assert one(thread).tpid == (tracer if thread == traced else 0)
+        assert one(thread) == expected(oracle.process(proc, thread))
+
+
+@pytest.mark.promise("G3")
+@pytest.mark.core
+def test_a_state_is_a_threads_own(machine: Population, proc: int) -> None:
+    """A leader that sleeps beside a thread that runs, and one that has exited beside a thread that sleeps."""
+
+    def have_spinner() -> None:
+        threading.Thread(target=spin, daemon=True).start()
+
+    running = machine.spawn(have_spinner, syscalls.pause_alone)
+    (thread,) = set(oracle.threads(proc, running)) - {running}
+    wait_for(lambda: (oracle.letter(proc, running), oracle.letter(proc, thread)) == ("S", "R"), "S and R")
+    assert (one(running).state, one(thread).state) == (State.INTERRUPTIBLE, State.RUNNING)
+
+    exited = machine.spawn(partial(_have_threads, 1), syscalls.exit_thread, state="Z")
+    (thread,) = set(oracle.threads(proc, exited)) - {exited}
+    wait_for(partial(_sleeps, proc, thread), f"thread {thread} to sleep")
+    assert (one(exited).state, one(thread).state) == (State.ZOMBIE, State.INTERRUPTIBLE)
 
 
 @pytest.fixture
@@ -297,6 +329,10 @@ def _steady(proc: int, pid: int) -> Process | None:
             # A worker that changed its work between its two files.
             continue
     raise AssertionError(f"process {pid} never keeps still")
+
+
+def _have_threads(count: int) -> None:
+    start_threads(count)
 
 
 def _sleeps(proc: int, pid: int) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vmtests import raw
+from vmtests import oracle, raw
 from vmtests.credentials import ALICE, run_as, run_in_child
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import Population
+from vmtests.population import Population, wait_for
 from vmtests.raw import Request
 from vmtests.userfault import HeldRead
 
@@ -123,6 +123,53 @@ def test_a_read_holds_up_its_own_file_only_and_who_waits_can_be_killed(
         os.close(other)
         os.kill(waiter, signal.SIGKILL)
         machine.reap(waiter)
+
+
+@pytest.mark.promise("F3", "R7", "W5")
+@pytest.mark.parametrize("waiting", ["read", "write"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_signal_ends_the_wait_for_a_file(task_diag: int, machine: Population, waiting: str, *, restart: bool) -> None:
+    """As the read itself: EINTR, or restarted where the handler has SA_RESTART."""
+    raw.ask(task_diag, Request())
+    told, teller = os.pipe()
+
+    def handle() -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        signal.siginterrupt(signal.SIGUSR1, not restart)
+
+    def wait() -> None:
+        try:
+            if waiting == "read":
+                raw.read(task_diag, 4096)
+            else:
+                raw.ask(task_diag, Request())
+        except OSError as error:
+            os.write(teller, errno.errorcode[error.errno or 0].encode())
+        else:
+            os.write(teller, b"done")
+
+    with HeldRead(task_diag) as held:
+        waiter = machine.spawn(handle, wait)
+        wait_for(lambda: _waits(waiter, task_diag), "the call to wait")
+        os.kill(waiter, signal.SIGUSR1)
+        if restart:
+            wait_for(lambda: not _signalled(waiter) and _waits(waiter, task_diag), "the call to wait again")
+            held.release()
+        machine.reap(waiter)
+    assert os.read(told, 100) == (b"EINTR" if not restart else b"done" if waiting == "read" else b"EBUSY")
+    os.close(told)
+    os.close(teller)
+
+
+def _waits(pid: int, fd: int) -> bool:
+    """Return whether the process sleeps in a system call whose first argument is ``fd``."""
+    words = Path(f"/proc/{pid}/syscall").read_text().split()
+    return len(words) > 2 and int(words[1], 16) == fd
+
+
+def _signalled(pid: int) -> bool:
+    status = oracle.parse_status(Path(f"/proc/{pid}/status").read_bytes())
+    return int(status["ShdPnd"], 16) != 0
 
 
 @pytest.mark.promise("F3")

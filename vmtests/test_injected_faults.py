@@ -94,19 +94,20 @@ def calls(_injected: None, world: PidNamespace, headers: Path, tmp_path: Path) -
 @pytest.mark.promise("W5", "W7", "R6", "R10")
 def test_each_failure_is_an_error_of_its_call_and_nothing_else(calls: dict[str, list[Call]]) -> None:
     opens, writes, reads = (calls[name] for name in ("open", "write", "read"))
-    # The path's memory and its copy, the file, and the two allocations of task_diag's own; what is large, or only
-    # good to have, may be had in another way.
+    # The path's memory and its copy, the file, and the allocation of task_diag's own; what is only good to have may
+    # be had in another way.
     errors = [call.error for call in opens[:-1]]
     assert set(errors) <= {"EFAULT", "ENOMEM", ""}
     assert errors.count("EFAULT") == 1
-    assert errors.count("ENOMEM") >= 3
+    assert errors.count("ENOMEM") >= 2
     assert {call.messages for call in opens} == {0}
-    assert [call.error for call in calls["starved"]] == ["ENOMEM", ""], "memory that cannot be had at all"
-
     assert len(writes) > 1
     assert {call.error for call in writes[:-1]} == {"EFAULT"}
     assert [call.messages for call in writes] == [0] * (len(writes) - 1) + [10], "a failed write left a request"
 
-    assert len(reads) > 1
-    assert {call.error for call in reads[:-1]} == {"EFAULT"}
-    assert {call.messages for call in reads} == {10}, "a failed read lost messages"
+    # The buffer, which may be had in another way if it is large, and the copy.
+    assert len(reads) > 2
+    assert {call.error for call in reads[:-1]} <= {"EFAULT", "ENOMEM", ""}
+    assert [call.error for call in reads].count("EFAULT") >= 1
+    assert [call.error for call in calls["starved"]] == ["ENOMEM", ""], "memory that cannot be had at all"
+    assert {call.messages for call in reads + calls["starved"]} == {10}, "a failed read lost messages"

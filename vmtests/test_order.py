@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import threading
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_the_whole_machine_is_what_readdir_shows(proc: int, whole_machine: int) 
     passing = set(pids) - before - after
     assert not passing & set(oracle.listed(proc))
     assert {1, 2, os.getpid()} <= set(pids)
+
+
+@pytest.mark.promise("O1", "O2", "N3")
+@pytest.mark.core
+def test_numbers_above_16_bits_are_shown(world: PidNamespace) -> None:
+    """Up to the last that there can be, and far apart: no walk may end at a default of pid_max."""
+    numbers = [32_767, 32_768, 32_769, 65_535, 65_536, 1_000_000, 4_194_303]
+    for number in numbers:
+        world.spawn_as(number)
+    assert [pid for pid, _ in dump(world)] == [1, *numbers]
+    for number in numbers:
+        assert dump(world, Strategy.ONE, number) == [(number, number)]
 
 
 @pytest.mark.promise("O1", "O2")
@@ -136,6 +149,26 @@ def test_no_message_has_a_zero_number(world: PidNamespace, task_diag: int, whole
                 assert answer.tgid > 0
 
 
+@pytest.mark.promise("G4", "O2")
+@pytest.mark.core
+def test_who_comes_and_goes_has_all_its_ids(world: PidNamespace, task_diag: int) -> None:
+    """A process that ends loses them one after the other, and a parent loses its own before the child's is changed."""
+    leader = world.spawn(os.setsid, _churn_with_orphans)
+    number = world.number(leader)
+    met = 0
+    for _ in range(400):
+        raw.ask(task_diag, Request())
+        for answer in raw.answers(b"".join(raw.drain(task_diag))):
+            if answer.pid <= number:
+                continue
+            # BASE is the first attribute: its header, tgid, pid, ppid, tpid, sid, pgid.
+            _, pid, ppid, _, sid, pgid = struct.unpack_from("=6I", answer.attributes, 4)
+            assert (sid, pgid) == (number, number), pid
+            assert ppid != 0, pid
+            met += 1
+    assert met > 100, "hardly any of them was met"
+
+
 @pytest.mark.promise("O4", "O2")
 def test_a_dump_ends_although_each_read_is_followed_by_a_fork(world: PidNamespace, task_diag: int) -> None:
     """Each new process has the next number, so that an endless walk would chase them for ever."""
@@ -184,5 +217,14 @@ def _churn() -> None:
     """Fork children that end at once, for ever."""
     while True:
         if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+
+
+def _churn_with_orphans() -> None:
+    """Fork children that fork and end at once, so that each grandchild gets another parent, for ever."""
+    while True:
+        if os.fork() == 0:
+            os.fork()
             os._exit(0)
         os.wait()

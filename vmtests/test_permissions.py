@@ -259,7 +259,29 @@ def test_a_privileged_reader_is_not_shown_itself_through_an_unprivileged_openers
         os.close(fd)
 
 
-@pytest.mark.promise("N3", "N4")
+@pytest.mark.promise("N2", "N3", "N4")
+@pytest.mark.core
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+def test_an_opener_that_is_not_dumpable_sees_itself(machine: Population, hidepid: str) -> None:
+    """As readdir shows it: what it opened itself and reads itself needs no ptrace check of its own process."""
+
+    def look() -> tuple[dict[int, bool], dict[int, bool], int, bool]:
+        fd = procfs.open()
+        found = seen(fd)
+        raw.ask(fd, Request(strategy=ONE, pid=os.getpid()))
+        (answer,) = raw.answers(raw.read(fd, 4096))
+        return in_proc(procfs), found, os.getpid(), bool(answer.attributes)
+
+    machine.sleeping(who=ALICE)
+    with Procfs(hidepid=hidepid) as procfs:
+        listed, found, pid, one = run_as(Credentials(uid=1000, gid=1000, dumpable=False), look)
+    assert found == listed
+    assert found[pid] is True
+    assert one
+
+
+@pytest.mark.promise("R4", "N3", "N4")
+@pytest.mark.core
 def test_a_thread_is_seen_as_its_process_is(machine: Population, proc: int) -> None:
     """ONE with the id of a thread that is not the leader is under the same rule."""
 
@@ -269,9 +291,9 @@ def test_a_thread_is_seen_as_its_process_is(machine: Population, proc: int) -> N
     pid = machine.spawn(have_thread, who=BOB)
     (thread,) = set(oracle.threads(proc, pid)) - {pid}
 
-    def ask() -> str:
+    def ask(show: int) -> str:
         fd = procfs.open()
-        raw.ask(fd, Request(strategy=ONE, pid=thread))
+        raw.ask(fd, Request(strategy=ONE, pid=thread, show=show))
         try:
             (answer,) = raw.answers(raw.read(fd, 4096))
         except OSError as error:
@@ -281,8 +303,11 @@ def test_a_thread_is_seen_as_its_process_is(machine: Population, proc: int) -> N
 
     for hidepid, outcome in (("0", "BASE"), ("1", "EPERM"), ("2", "ESRCH"), ("4", "ESRCH")):
         with Procfs(hidepid=hidepid) as procfs:
-            assert run_as(ALICE, ask) == outcome
-            assert run_as(BOB, ask) == "BASE"
+            assert run_as(ALICE, partial(ask, raw.SHOW_BASE)) == outcome
+            # Without a group it would tell whose thread it is, which readdir of this mount does not.
+            assert run_as(ALICE, partial(ask, 0)) == outcome.replace("BASE", "bare")
+            assert run_as(BOB, partial(ask, raw.SHOW_BASE)) == "BASE"
+            assert run_as(BOB, partial(ask, 0)) == "bare"
 
 
 @pytest.mark.promise("N3", "N4")

@@ -4,7 +4,7 @@
  * copies in that call failing, until one goes through without having failed.
  * For each call a line: what it was, which failure, whether the kernel came
  * to inject it, the call's errno, and the messages read after it to the end.
- * At last open with every page refused that the kernel asks for in that call,
+ * At last read with every page refused that the kernel asks for in that call,
  * so that what may be had in another way is not had either, and without.
  */
 #include <errno.h>
@@ -106,19 +106,22 @@ static int try(const char *call, const char *path, int nth)
 static void try_starved(const char *path, int starved)
 {
 	int make_it_fail = open("/proc/thread-self/make-it-fail", O_RDWR);
-	int fd, error;
+	int fd = open(path, O_RDWR);
+	long result;
+	int error;
 
+	if (fd < 0 || ask(fd) < 0)
+		give_up(path);
 	if (make_it_fail < 0 || pwrite(make_it_fail, starved ? "1" : "0", 1, 0) != 1)
 		give_up("make-it-fail");
-	fd = open(path, O_RDWR);
-	error = fd < 0 ? errno : 0;
+	result = read(fd, answer, sizeof(answer));
+	error = result < 0 ? errno : 0;
 	if (pwrite(make_it_fail, "0", 1, 0) != 1)
 		give_up("make-it-fail");
 	close(make_it_fail);
 
-	printf("starved %d %d %d %d\n", 2 - starved, starved, error, fd < 0 ? 0 : messages(fd, 0));
-	if (fd >= 0)
-		close(fd);
+	printf("starved %d %d %d %d\n", 2 - starved, starved, error, messages(fd, result < 0 ? 0 : result));
+	close(fd);
 }
 
 int main(int argc, char **argv)

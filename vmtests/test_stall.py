@@ -1,0 +1,167 @@
+"""The contract, N7 and R11: no process can stall or slow a scan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from vmtests import oracle, programs, raw, syscalls
+from vmtests.credentials import ALICE, BOB, ROOT, run_as
+from vmtests.namespaces import PidNamespace, Procfs
+from vmtests.population import wait_for
+from vmtests.raw import ONE, Request
+
+READERS = {"root": ROOT, "alice": ALICE, "bob": BOB}
+
+
+@pytest.fixture(scope="module")
+def hold_exec_lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile a program that holds its own exec_update_lock."""
+    return programs.compiled("hold_exec_lock", tmp_path_factory.mktemp("programs"), "-pthread")
+
+
+@pytest.fixture(scope="module")
+def execer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile a program that executes itself from a thread, for ever."""
+    return programs.compiled("exec_from_thread", tmp_path_factory.mktemp("programs"), "-pthread")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process of alice's whose exec_update_lock is held for writing, and who waits for it."""
+
+    world: PidNamespace
+    number: int
+    probe: int
+
+    def holds(self) -> bool:
+        """Return whether the lock has been held since the beginning: else the probe would not wait any more."""
+        return Path(f"/proc/{self.probe}/stat").read_text().rpartition(")")[2].split()[0] == "D"
+
+
+@pytest.fixture
+def holder(world: PidNamespace, hold_exec_lock: Path) -> Iterator[Holder]:
+    """Have alice hold her own lock, among processes of other users; a probe in /proc waits for it."""
+    world.sleeping()
+    pid = world.spawn(then=lambda: os.execv(hold_exec_lock, [hold_exec_lock.name]), who=ALICE)
+    for who in (ALICE, BOB, ROOT):
+        world.sleeping(who=who)
+    # The vforked child is the last thing that the program makes before it takes the lock.
+    wait_for(lambda: _name(pid) == b"hold_exec_lock" and len(os.listdir(f"/proc/{pid}/task")) == 2, "two threads")  # noqa: PTH208
+    probe = world.spawn(then=partial(_ask_for_the_lock, pid))
+    wait_for(lambda: oracle.letter(world.procfs.fd, world.number(probe)) == "D", "the lock to be held")
+    yield Holder(world, world.number(pid), probe)
+
+
+def _name(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
+
+
+def _ask_for_the_lock(pid: int) -> None:
+    # lock_trace() waits for exec_update_lock before it looks at who asks, and until killed.
+    while True:
+        Path(f"/proc/{pid}/syscall").read_bytes()
+
+
+@pytest.mark.promise("N7", "R11", "O2", "N3")
+@pytest.mark.core
+@pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_held_exec_lock_stalls_nobody(holder: Holder, reader: str, hidepid: str) -> None:
+    """The dump ends while the lock is held, and has everybody who is listed once, the holder too."""
+
+    def dump() -> tuple[list[int], list[int], list[int]]:
+        fd = procfs.open()
+        raw.ask(fd, Request())
+        found = [a for stream in raw.drain(fd, raw.BASE) for a in raw.answers(stream)]
+        readable = [answer.pid for answer in found if answer.attributes]
+        return sorted(procfs.listed()), [answer.pid for answer in found], readable
+
+    assert holder.holds()
+    with Procfs(pidns=holder.world.fd, hidepid=hidepid) as procfs:
+        listed, found, readable = run_as(READERS[reader], dump)
+    assert found == listed
+    assert (holder.number in readable) is (reader != "bob" or hidepid == "0")
+    assert holder.holds(), "the dump waited for the lock"
+
+
+@pytest.mark.promise("N7")
+@pytest.mark.core
+@pytest.mark.parametrize("hidepid", ["0", "2"])
+def test_one_of_another_task_is_not_stalled(holder: Holder, hidepid: str) -> None:
+    def ask() -> list[int]:
+        found = []
+        for pid in procfs.listed():
+            fd = procfs.open()
+            raw.ask(fd, Request(strategy=ONE, pid=pid))
+            found += raw.pids(raw.read(fd, 4096))
+            os.close(fd)
+        return found
+
+    with Procfs(pidns=holder.world.fd, hidepid=hidepid) as procfs:
+        for who in (ROOT, ALICE):
+            assert holder.number in run_as(who, ask)
+    assert holder.holds()
+
+
+@pytest.mark.promise("N7", "O2", "R3")
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("hidepid", "reader", "strategy"), [("0", "bob", raw.ALL), ("1", "bob", raw.ALL), ("2", "alice", ONE)]
+)
+def test_a_process_that_changes_its_credentials_all_the_time_is_there(
+    world: PidNamespace, hidepid: str, reader: str, strategy: int
+) -> None:
+    """capset() gives it others each time: a check that is made anew for that must come to an end, and not to ESRCH."""
+    changer = world.number(world.spawn(then=_change_credentials, who=ALICE))
+
+    def dump() -> None:
+        fd = procfs.open()
+        for _ in range(300):
+            raw.ask(fd, Request(strategy=strategy, pid=changer if strategy == ONE else 0))
+            found = {answer.pid: bool(answer.attributes) for answer in raw.answers(b"".join(raw.drain(fd)))}
+            assert found[changer] is (hidepid != "1")
+
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        run_as(READERS[reader], dump)
+
+
+def _change_credentials() -> None:
+    while True:
+        syscalls.capset(0)
+
+
+@pytest.mark.promise("N7", "O4")
+@pytest.mark.deadline(60)
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+def test_exec_in_a_loop_holds_no_dump_up(world: PidNamespace, execer: Path, hidepid: str) -> None:
+    """Each exec holds its process's lock for a moment, and the next process's comes right after it."""
+    sleepers = {world.number(world.sleeping(who=ALICE)) for _ in range(20)}
+
+    def dump() -> tuple[float, Counter[int]]:
+        fd = procfs.open()
+        begin = time.monotonic()
+        for _ in range(20):
+            raw.ask(fd, Request())
+            pids = Counter(raw.pids(b"".join(raw.drain(fd))))
+        return time.monotonic() - begin, pids
+
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        alone = min(run_as(ALICE, dump)[0] for _ in range(3))
+        for _ in range(6):
+            world.spawn(then=lambda: os.execv(execer, [execer.name]), who=ALICE)
+        for who in (ALICE, ROOT):
+            for _ in range(5):
+                taken, pids = run_as(who, dump)
+                # It has to share the CPUs with them, for more than its own time: a slice each, and no more.
+                assert taken < 10 * alone + 2.0
+                assert max(pids.values()) == 1
+                # A process in the middle of an exec may be missing where hidepid= asks about it.
+                assert sleepers <= set(pids)
