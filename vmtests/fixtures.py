@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vmtests import programs
 from vmtests.namespaces import PidNamespace
 from vmtests.population import Population
 
@@ -51,6 +52,12 @@ def crowd_diag(crowd: PidNamespace) -> Iterator[int]:
     fd = crowd.procfs.open()
     yield fd
     os.close(fd)
+
+
+@pytest.fixture(scope="session")
+def execer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile a program that executes itself from a thread, for ever."""
+    return programs.compiled("exec_from_thread", tmp_path_factory.mktemp("programs"), "-pthread")
 
 
 @pytest.fixture(scope="session")

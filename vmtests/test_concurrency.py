@@ -50,12 +50,6 @@ def at_once(count: int, work: Callable[[int], None]) -> None:
 
 
 @pytest.fixture(scope="module")
-def execer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile a program that executes itself from a thread, for ever."""
-    return programs.compiled("exec_from_thread", tmp_path_factory.mktemp("programs"), "-pthread")
-
-
-@pytest.fixture(scope="module")
 def spawner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile a program that runs another one, for ever."""
     return programs.compiled("spawn", tmp_path_factory.mktemp("programs"))

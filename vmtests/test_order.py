@@ -6,6 +6,7 @@ import itertools
 import os
 import struct
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -222,9 +223,10 @@ def _churn() -> None:
 
 
 def _churn_with_orphans() -> None:
-    """Fork children that fork and end at once, so that each grandchild gets another parent, for ever."""
+    """Fork children that fork and end at once, so that each grandchild gets another parent and lives on, for ever."""
     while True:
         if os.fork() == 0:
-            os.fork()
+            if os.fork() == 0:
+                time.sleep(0.003)
             os._exit(0)
         os.wait()

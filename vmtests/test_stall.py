@@ -27,12 +27,6 @@ def hold_exec_lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return programs.compiled("hold_exec_lock", tmp_path_factory.mktemp("programs"), "-pthread")
 
 
-@pytest.fixture(scope="module")
-def execer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile a program that executes itself from a thread, for ever."""
-    return programs.compiled("exec_from_thread", tmp_path_factory.mktemp("programs"), "-pthread")
-
-
 @dataclass(frozen=True)
 class Holder:
     """A process of alice's whose exec_update_lock is held for writing, and who waits for it."""
