@@ -56,6 +56,7 @@ class Clone:
         ours = [path for path in (ROOT / "vmtests").glob("*.py") if not path.name.startswith("test_")]
         for path in (*ours, *(ROOT / "vmtests").glob("*.toml")):
             shutil.copy(path, tests)
+        (tests / "programs").symlink_to(ROOT / "vmtests" / "programs")
         shutil.copy(ROOT / "pyproject.toml", self.path)
         (tests / "test_small.py").write_text(
             "import pytest\n"
