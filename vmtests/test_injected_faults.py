@@ -92,13 +92,15 @@ def calls(_injected: None, world: PidNamespace, headers: Path, tmp_path: Path) -
 
 
 @pytest.mark.promise("W5", "W7", "R6", "R10")
-def test_each_failure_is_an_error_of_its_call_and_nothing_else(calls: dict[str, list[Call]]) -> None:
+def test_each_failure_is_an_error_of_its_call_and_nothing_else(
+    calls: dict[str, list[Call]], *, leaks_are_looked_for: bool
+) -> None:
     opens, writes, reads = (calls[name] for name in ("open", "write", "read"))
     # The path's memory and its copy, the file, and the allocation of task_diag's own; what is only good to have may
-    # be had in another way. A kernel that watches itself allocates for that now and then, so that one may come twice.
+    # be had in another way. kmemleak allocates for itself now and then, which counts too: then one comes twice.
     errors = [call.error for call in opens[:-1]]
     assert set(errors) <= {"EFAULT", "ENOMEM", ""}
-    assert errors.count("EFAULT") in (1, 2)
+    assert errors.count("EFAULT") in ((1, 2) if leaks_are_looked_for else (1,))
     assert errors.count("ENOMEM") >= 2
     assert {call.messages for call in opens} == {0}
     assert len(writes) > 1
