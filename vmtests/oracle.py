@@ -14,6 +14,17 @@ from dataclasses import dataclass
 
 PF_KTHREAD = 0x0020_0000
 
+STAT = (
+    *("state", "ppid", "pgrp", "session", "tty_nr", "tpgid", "flags"),
+    *("minflt", "cminflt", "majflt", "cmajflt", "utime", "stime", "cutime", "cstime"),
+    *("priority", "nice", "num_threads", "itrealvalue", "starttime", "vsize", "rss", "rsslim"),
+    *("startcode", "endcode", "startstack", "kstkesp", "kstkeip"),
+    *("signal", "blocked", "sigignore", "sigcatch", "wchan", "nswap", "cnswap"),
+    *("exit_signal", "processor", "rt_priority", "policy"),
+)
+"""The fields of ``stat`` after the name, as proc(5) calls them, up to the last one that is used here."""
+STATM = ("size", "resident", "shared", "text", "lib", "data", "dt")
+
 _ESCAPED = re.compile(rb"\\(n|\\)")
 
 
@@ -52,18 +63,18 @@ def threads(proc: int, pid: int) -> list[int]:
         os.close(folder)
 
 
-def process(proc: int, pid: int) -> Process:
-    """Return what is said of ``pid``, which may be any thread's id."""
+def process(proc: int, pid: int | str) -> Process:
+    """Return what is said of ``pid``, which may be any thread's id, or the path ``PID/task/TID``."""
     name, fields = parse_stat(content(proc, f"{pid}/stat"))
-    status = parse_status(content(proc, f"{pid}/status"))
+    lines = status(proc, str(pid))
     # Both files have the name and the state: reading both guards the parsers against each other.
-    if status["Name"] != name:
-        raise AssertionError(f"stat says {name!r} and status says {status['Name']!r} of process {pid}")
+    if lines["Name"] != name:
+        raise AssertionError(f"stat says {name!r} and status says {lines['Name']!r} of process {pid}")
     return Process(
-        tgid=int(status["Tgid"]),
-        pid=int(status["Pid"]),
-        ppid=int(status["PPid"]),
-        tpid=int(status["TracerPid"]),
+        tgid=int(lines["Tgid"]),
+        pid=int(lines["Pid"]),
+        ppid=int(lines["PPid"]),
+        tpid=int(lines["TracerPid"]),
         sid=int(fields[3]),
         pgid=int(fields[2]),
         letter=fields[0].decode(),
@@ -75,6 +86,38 @@ def process(proc: int, pid: int) -> Process:
 def letter(proc: int, pid: int) -> str:
     """Return the state letter of ``pid``."""
     return parse_stat(content(proc, f"{pid}/stat"))[1][0].decode()
+
+
+def stat(proc: int, task: str) -> dict[str, int]:
+    """Return the numbers in ``stat`` by the names in ``STAT``, without the state.
+
+    ``task`` is a path below the mount: ``PID`` for a process, ``PID/task/TID`` for a thread.
+    """
+    _, fields = parse_stat(content(proc, f"{task}/stat"))
+    # The state is a letter.
+    return {name: int(field) for name, field in zip(STAT[1:], fields[1:], strict=False)}
+
+
+def statm(proc: int, task: str) -> dict[str, int]:
+    """Return the numbers in ``statm``, in pages, by the names in ``STATM``."""
+    return dict(zip(STATM, map(int, content(proc, f"{task}/statm").split()), strict=True))
+
+
+def status(proc: int, task: str) -> dict[str, bytes]:
+    """Return the lines of ``status``, as ``parse_status()``."""
+    return parse_status(content(proc, f"{task}/status"))
+
+
+def children(proc: int, pid: int) -> list[int]:
+    """Return the children of all threads of ``pid``, ascending. They must not come and go meanwhile."""
+    files = (content(proc, f"{pid}/task/{thread}/children") for thread in threads(proc, pid))
+    return sorted(int(child) for file in files for child in file.split())
+
+
+def cgroup(proc: int, task: str, hierarchy: int) -> int:
+    """Return the inode of the task's folder in cgroup2, whose mount is the descriptor ``hierarchy``."""
+    (path,) = re.findall(rb"^0::/(.*)$", content(proc, f"{task}/cgroup"), re.MULTILINE)
+    return os.stat(path or b".", dir_fd=hierarchy).st_ino
 
 
 def parse_stat(text: bytes) -> tuple[bytes, list[bytes]]:

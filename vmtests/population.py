@@ -64,7 +64,7 @@ class Population:
 
     def spawn(
         self,
-        prepare: Callable[[], None] = lambda: None,
+        prepare: Callable[[], object] = lambda: None,
         then: Callable[[], object] = pause,
         *,
         who: Credentials = ROOT,
@@ -109,9 +109,9 @@ class Population:
         """Make a process in state D."""
         return self.spawn(then=syscalls.vfork_and_pause, state="D")
 
-    def stopped(self) -> int:
-        """Make a process in state T."""
-        pid = self.sleeping()
+    def stopped(self, prepare: Callable[[], object] = lambda: None, *, who: Credentials = ROOT) -> int:
+        """Make a process that calls ``prepare`` and is then stopped, with all its threads: state T."""
+        pid = self.spawn(prepare, who=who, state="S")
         os.kill(pid, signal.SIGSTOP)
         os.waitpid(pid, os.WUNTRACED)
         return pid

@@ -18,8 +18,13 @@ BARE = 16 + 12
 BASE = BARE + 4 + 44
 """Bytes of a message with the group BASE."""
 
+SIZES = {0: 44, 1: 64, 4: 72, 6: 24, 7: 64, 8: 40, 9: 16}
+"""The payload size of each group of fixed layout, by group number."""
+
 SHOW_BASE = 1
-ALL, ONE = 0, 1
+SHOW_FIXED = sum(1 << group for group in SIZES)
+"""All groups of fixed layout."""
+ALL, ONE, ALL_THREAD, CHILDREN, THREAD = range(5)
 
 _POISON = b"\xa5"
 _GUARD = 64
@@ -97,6 +102,22 @@ def answers(stream: bytes) -> Iterator[Answer]:
         assert BARE <= length <= len(stream), f"a message of {length} bytes in {len(stream)}"
         yield Answer(kind, flags, seq, port, pid, tgid, task_flags, stream[BARE:length])
         stream = stream[length:]
+
+
+def attributes(answer: Answer) -> Iterator[tuple[int, bytes]]:
+    """Cut a message into the types and payloads of its attributes; anything but whole ones fails the test."""
+    left = answer.attributes
+    while left:
+        assert len(left) >= 4, f"{len(left)} bytes at the end of a message"
+        length, kind = struct.unpack_from("=HH", left)
+        assert 4 <= length <= len(left), f"an attribute of {length} bytes in {len(left)}"
+        yield kind, left[4:length]
+        left = left[-(-length // 4) * 4 :]
+
+
+def size_of(*groups: int) -> int:
+    """Return the bytes of a message with these groups."""
+    return BARE + sum(4 + SIZES[group] for group in groups)
 
 
 def pids(stream: bytes) -> list[int]:

@@ -8,6 +8,7 @@ import os
 import platform
 import struct
 
+CLONE_NEWTIME = 0x0000_0080
 CLONE_VFORK = 0x0000_4000
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
@@ -17,6 +18,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
 
 CAP_SYS_PTRACE = 19
 
@@ -36,6 +39,7 @@ _IO_URING_SETUP, _IO_URING_ENTER = 425, 426
 _EXIT = {"x86_64": 60, "aarch64": 93, "s390x": 1}
 _SETRESUID = {"x86_64": 117, "aarch64": 147, "s390x": 208}
 _SETRESGID = {"x86_64": 119, "aarch64": 149, "s390x": 210}
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "s390x": 345}
 _FSCONFIG_SET_STRING, _FSCONFIG_SET_FD, _FSCONFIG_CMD_CREATE = 1, 5, 6
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
@@ -92,11 +96,39 @@ def setns(fd: int, kind: int) -> None:
     _checked(_libc.setns(fd, kind))
 
 
-def capset(capabilities: int) -> None:
-    """Make ``capabilities``, a bit mask, the permitted and effective ones of this thread."""
+def capset(permitted: int, *, effective: int | None = None, inheritable: int = 0) -> None:
+    """Set the capabilities of this thread, as bit masks; ``effective`` defaults to all that are permitted."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    low, high = capabilities & 0xFFFF_FFFF, capabilities >> 32
-    _checked(_libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)))
+    sets = (permitted if effective is None else effective, permitted, inheritable)
+    words = [half for shift in (0, 32) for half in (mask >> shift & 0xFFFF_FFFF for mask in sets)]
+    _checked(_libc.capset(header, struct.pack("=6I", *words)))
+
+
+def set_file_ids(uid: int, gid: int) -> None:
+    """``setfsuid(2)`` and ``setfsgid(2)``, which do not report errors."""
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+
+
+def sched_deadline(*, runtime: int, period: int) -> None:
+    """Put this thread under SCHED_DEADLINE: ``runtime`` of each ``period``, in nanoseconds."""
+    attributes = struct.pack("=IIQiIQQQ", 48, 6, 0, 0, 0, runtime, period, period)
+    _checked(_libc.syscall(_SCHED_SETATTR[platform.machine()], 0, attributes, 0))
+
+
+def mlock(address: int, size: int) -> None:
+    """``mlock(2)``."""
+    _checked(_libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)))
+
+
+def swapon(device: str) -> None:
+    """``swapon(2)``."""
+    _checked(_libc.swapon(device.encode(), 0))
+
+
+def swapoff(device: str) -> None:
+    """``swapoff(2)``."""
+    _checked(_libc.swapoff(device.encode()))
 
 
 def take_ids(uid: int, gid: int) -> None:
@@ -116,13 +148,18 @@ def pause_alone() -> None:
     _libc.pause()
 
 
+def clone(flags: int = 0, *, exit_signal: int = 17) -> int:
+    """``clone3(2)`` as a fork; the parent gets ``exit_signal`` (SIGCHLD) at the child's end. Returns the pid, or 0."""
+    arguments = struct.pack("=8Q", flags, 0, 0, 0, exit_signal, 0, 0, 0)
+    return _checked(int(_libc_locked.syscall(_CLONE3, arguments, ctypes.c_size_t(len(arguments)))))
+
+
 def vfork_and_pause() -> None:
     """Wait uninterruptibly, as ``vfork()`` does, for a child that only pauses. Never returns.
 
     The child has memory of its own, so that it may run Python for a moment; it dies with its parent.
     """
-    arguments = struct.pack("=8Q", CLONE_VFORK, 0, 0, 0, 17, 0, 0, 0)
-    if _libc_locked.syscall(_CLONE3, arguments, ctypes.c_size_t(len(arguments))) == 0:
+    if clone(CLONE_VFORK) == 0:
         prctl(PR_SET_PDEATHSIG, 9)
         while True:
             _libc_locked.pause()

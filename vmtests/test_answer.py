@@ -21,7 +21,7 @@ from vmtests import raw, syscalls, tracing, uring
 from vmtests.credentials import ALICE, run_as, run_in_child
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import wait_for
-from vmtests.raw import ONE, FaultingBuffer, Request
+from vmtests.raw import CHILDREN, ONE, THREAD, FaultingBuffer, Request
 from vmtests.userfault import HeldRead
 
 P = ParamSpec("P")
@@ -145,16 +145,18 @@ def test_a_target_that_is_gone_before_the_first_read_is_missing(world: PidNamesp
 def test_a_hidden_target_is_missing(world: PidNamespace, size: int) -> None:
     number = world.number(world.sleeping())
 
-    def ask() -> str:
+    def ask() -> set[str]:
         fd = procfs.open()
-        raw.ask(fd, Request(strategy=ONE, pid=number))
-        error = refused(raw.read, fd, size)
-        assert raw.read(fd, 4096) == b""
-        return error
+        errors = set()
+        for strategy in (ONE, CHILDREN, THREAD):
+            raw.ask(fd, Request(strategy=strategy, pid=number))
+            errors.add(refused(raw.read, fd, size))
+            assert raw.read(fd, 4096) == b""
+        return errors
 
     for hidepid in ("2", "4"):
         with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
-            assert run_as(ALICE, ask) == "ESRCH"
+            assert run_as(ALICE, ask) == {"ESRCH"}
 
 
 @pytest.mark.promise("R3")
@@ -181,9 +183,10 @@ def test_a_target_of_which_nothing_may_be_read_is_refused(world: PidNamespace) -
 
     def ask() -> None:
         fd = procfs.open()
-        raw.ask(fd, Request(strategy=ONE, pid=number))
-        assert refused(raw.read, fd, 4096) == "EPERM"
-        assert raw.read(fd, 4096) == b""
+        for strategy, show, size in itertools.product((ONE, THREAD), (1, 1 << 1, 1 << 7, raw.SHOW_FIXED), (1, 4096)):
+            raw.ask(fd, Request(strategy=strategy, pid=number, show=show))
+            assert refused(raw.read, fd, size) == "EPERM"
+            assert raw.read(fd, 4096) == b""
         raw.ask(fd, Request(strategy=ONE, pid=number, show=0))
         (answer,) = raw.answers(raw.read(fd, 4096))
         assert (answer.pid, answer.attributes) == (number, b""), "nothing was asked for, so nothing is refused"
@@ -255,32 +258,32 @@ def test_a_fault_far_into_a_large_read_loses_and_repeats_nothing(
 
 @pytest.mark.promise("R7")
 @pytest.mark.core
-@pytest.mark.parametrize("strategy", [raw.ALL, ONE])
+@pytest.mark.parametrize("strategy", [raw.ALL, ONE, raw.ALL_THREAD, THREAD])
 def test_a_pending_signal_interrupts_and_the_request_stays(four: list[int], task_diag: int, strategy: int) -> None:
-    raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy == ONE else 0))
+    raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy in (ONE, THREAD) else 0))
     assert refused(partial(tracing.read_with_a_signal_pending, restart=False), task_diag, 4096) == "EINTR"
     assert refused(raw.ask, task_diag, Request()) == "EBUSY"
-    assert raw.pids(raw.read(task_diag, 4096)) == ([four[1]] if strategy == ONE else four)
+    assert raw.pids(raw.read(task_diag, 4096)) == ([four[1]] if strategy in (ONE, THREAD) else four)
 
 
 @pytest.mark.promise("R7")
 @pytest.mark.core
-@pytest.mark.parametrize("strategy", [raw.ALL, ONE])
+@pytest.mark.parametrize("strategy", [raw.ALL, ONE, raw.ALL_THREAD, THREAD])
 def test_a_read_restarts_where_the_handler_asks_for_that(four: list[int], task_diag: int, strategy: int) -> None:
-    raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy == ONE else 0))
+    raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy in (ONE, THREAD) else 0))
     answer, calls = tracing.read_with_a_signal_pending(task_diag, 4096, restart=True)
     assert calls == 1
-    assert raw.pids(answer) == ([four[1]] if strategy == ONE else four)
+    assert raw.pids(answer) == ([four[1]] if strategy in (ONE, THREAD) else four)
 
 
 @pytest.mark.promise("R7")
 @pytest.mark.core
-@pytest.mark.parametrize("strategy", [raw.ALL, ONE])
+@pytest.mark.parametrize("strategy", [raw.ALL, ONE, raw.ALL_THREAD, THREAD])
 def test_a_program_without_handlers_can_be_stopped_and_continued(
     four: list[int], task_diag: int, strategy: int
 ) -> None:
-    raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy == ONE else 0))
-    assert raw.pids(tracing.read_with_a_stop(task_diag, 4096)) == ([four[1]] if strategy == ONE else four)
+    raw.ask(task_diag, Request(strategy=strategy, pid=four[1] if strategy in (ONE, THREAD) else 0))
+    assert raw.pids(tracing.read_with_a_stop(task_diag, 4096)) == ([four[1]] if strategy in (ONE, THREAD) else four)
 
 
 @pytest.mark.promise("R7")

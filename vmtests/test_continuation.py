@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-import struct
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -17,10 +16,10 @@ from vmtests.raw import ONE, Request
 CONT = 1
 
 
-def collect(fd: int, sizes: Iterable[int]) -> bytes:
+def collect(fd: int, sizes: Iterable[int], needed: int = raw.BASE) -> bytes:
     """Read with these sizes, in turn, to the end; an EMSGSIZE goes on with the next size.
 
-    EMSGSIZE is only for a buffer that a message of one task cannot fit into.
+    EMSGSIZE is only for a buffer of less than the bytes that are ``needed``: the message of the largest group.
     """
     stream = b""
     for size in sizes:
@@ -31,7 +30,7 @@ def collect(fd: int, sizes: Iterable[int]) -> bytes:
             part = raw.read(fd, size)
         except OSError as error:
             assert error.errno == errno.EMSGSIZE
-            assert size < raw.BASE, f"EMSGSIZE for {size} bytes"
+            assert size < needed, f"EMSGSIZE for {size} bytes"
             continue
         if not part:
             return stream
@@ -44,11 +43,8 @@ def payloads(stream: bytes) -> dict[int, dict[int, bytes]]:
     tasks: dict[int, dict[int, bytes]] = {}
     for answer in raw.answers(stream):
         groups = tasks.setdefault(answer.pid, {})
-        left = answer.attributes
-        while left:
-            length, kind = struct.unpack_from("=HH", left)
-            groups[kind] = groups.get(kind, b"") + left[4:length]
-            left = left[-(-length // 4) * 4 :]
+        for kind, payload in raw.attributes(answer):
+            groups[kind] = groups.get(kind, b"") + payload
     return tasks
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from vmtests import raw, syscalls
 from vmtests.namespaces import PidNamespace
-from vmtests.raw import ALL, ONE, Request
+from vmtests.raw import ALL, ALL_THREAD, CHILDREN, ONE, THREAD, Request
 
 pytestmark = pytest.mark.core
 
@@ -126,9 +126,10 @@ INVALID = {
     "ALL with a pid": Request(strategy=ALL, pid=1),
     "ALL with pid -1": Request(strategy=ALL, pid=0xFFFF_FFFF),
     "ONE without a pid": Request(strategy=ONE),
-    "ALL_THREAD with a pid": Request(strategy=2, pid=1),
-    "CHILDREN without a pid": Request(strategy=3),
-    "THREAD without a pid": Request(strategy=4),
+    "ALL_THREAD with a pid": Request(strategy=ALL_THREAD, pid=1),
+    "ALL_THREAD with pid -1": Request(strategy=ALL_THREAD, pid=0xFFFF_FFFF),
+    "CHILDREN without a pid": Request(strategy=CHILDREN),
+    "THREAD without a pid": Request(strategy=THREAD),
 }
 
 
@@ -142,7 +143,7 @@ def test_what_is_unknown_or_out_of_place_is_invalid(whole_machine: int, case: st
 
 @pytest.mark.promise("W4", "W6")
 @pytest.mark.parametrize("flags", [0, 0x001, 0x300, 0x301])
-@pytest.mark.parametrize(("strategy", "pid"), [(ALL, 0), (ONE, 1)])
+@pytest.mark.parametrize(("strategy", "pid"), [(ALL, 0), (ONE, 1), (ALL_THREAD, 0), (THREAD, 1)])
 def test_request_and_dump_flags_are_allowed_and_make_no_difference(
     whole_machine: int, flags: int, strategy: int, pid: int
 ) -> None:
@@ -168,8 +169,9 @@ def test_a_request_that_cannot_be_read_is_a_fault(whole_machine: int, good: int,
 
 @pytest.mark.promise("W6")
 @pytest.mark.parametrize("pid", [1, 2, 99999, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF])
-def test_a_write_tells_nothing_about_tasks(whole_machine: int, pid: int) -> None:
-    assert raw.ask(whole_machine, Request(strategy=ONE, pid=pid)) == 40
+@pytest.mark.parametrize("strategy", [ONE, CHILDREN, THREAD])
+def test_a_write_tells_nothing_about_tasks(whole_machine: int, strategy: int, pid: int) -> None:
+    assert raw.ask(whole_machine, Request(strategy=strategy, pid=pid)) == 40
 
 
 @pytest.mark.promise("W7")
