@@ -25,6 +25,8 @@ SHOW_BASE = 1
 SHOW_FIXED = sum(1 << group for group in SIZES)
 """All groups of fixed layout."""
 ALL, ONE, ALL_THREAD, CHILDREN, THREAD = range(5)
+CONT, TRUNC = 1, 2
+"""Flags of a message."""
 
 _POISON = b"\xa5"
 _GUARD = 64

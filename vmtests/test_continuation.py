@@ -11,9 +11,7 @@ import pytest
 
 from vmtests import raw
 from vmtests.namespaces import PidNamespace
-from vmtests.raw import ONE, Request
-
-CONT = 1
+from vmtests.raw import CONT, ONE, Request
 
 
 def collect(fd: int, sizes: Iterable[int], needed: int = raw.BASE) -> bytes:

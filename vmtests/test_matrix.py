@@ -1,4 +1,4 @@
-"""The contract, "never more than /proc", cell by cell: openers, targets, hidepid=, gid= and groups (N2, N3, N4)."""
+"""The contract, "never more than /proc", cell by cell: openers, targets, hidepid=, gid=, strategies and groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,21 @@ import pytest
 from taskdiag import Base, Group, Strategy, Task, TaskDiag
 from vmtests import oracle, programs, raw, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
-from vmtests.groups import expected
+from vmtests.groups import LEADERS_ONLY, OF_PROC, Files, Said, ask, of_answer
 from vmtests.namespaces import PidNamespace, Procfs, user_namespace
-from vmtests.population import Population, wait_for
+from vmtests.population import Population, start_threads, wait_for
 from vmtests.raw import Request
 
 GID = 4242
 """The group of gid=."""
 
-HIDDEN, REFUSED = "hidden", "refused"
-Cell = str | Base
-"""What an opener gets of one group of one task: nothing, only that it exists, or the group."""
+HIDDEN, REFUSED, SHOWN = "hidden", "refused", "shown"
+Row = dict[Group, str | Said]
+"""What an opener gets of one task, by group: the group, or that it may not be read."""
+Answer = str | dict[int, Row]
+"""What comes of a request: an error, or the rows of tasks by pid. Of the strategies of many, those of the targets."""
+Answers = dict[tuple[Strategy, int], Answer]
+"""By strategy and pid of the request."""
 
 KTHREADD = 2
 
@@ -51,6 +55,8 @@ class Town:
             "kernel thread": KTHREADD,
             "zombie": population.zombie(),
             "stopped": population.stopped(),
+            "with threads": population.stopped(partial(start_threads, 2), who=BOB),
+            "threads of the same uid": population.stopped(partial(start_threads, 1), who=ALICE),
         }
         self.openers = openers(self.user_namespace)
 
@@ -97,81 +103,136 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         yield Town(population, nested, folder)
 
 
-def by_proc(procfs: Procfs, pid: int, listed: set[int]) -> Cell:
-    """Return the cell of BASE as the text files have it, for whoever calls."""
-    if pid not in listed:
-        return HIDDEN
+class Look:
+    """What ``/proc`` and each strategy say of the targets to whoever calls."""
+
+    def __init__(self, procfs: Procfs, targets: Iterable[int]) -> None:
+        """Look at these, by the mount ``procfs``."""
+        self._procfs = procfs
+        self._targets = list(targets)
+        self._parent = os.getppid()
+        """Of all targets but the kernel thread, as it is of the process that looks."""
+
+    def both(self) -> tuple[Answers, Answers]:
+        """Return what ``/proc`` says, and what the answers say."""
+        before = self.of_proc()
+        for _ in range(100):
+            answers = {request: self._ask(*request) for request in before}
+            after = self.of_proc()
+            if before == after:
+                return before, answers
+            # A target may have run for a last moment.
+            before = after
+        raise AssertionError("the targets never come to rest")
+
+    def of_proc(self) -> Answers:
+        """Return what the text files say, as the answers should."""
+        listed = set(self._procfs.listed())
+        rows = {pid: self._row(str(pid)) for pid in self._targets if pid in listed}
+        members = {pid: self._members(pid) for pid in rows}
+        everything: dict[int, Row] = {}
+        children: dict[int, Row] = {}
+        answers: Answers = {}
+        for pid in self._targets:
+            row, threads = rows.get(pid), members.get(pid)
+            if row is None:
+                answers[Strategy.ONE, pid] = answers[Strategy.THREAD, pid] = HIDDEN
+                continue
+            if threads is None:
+                # Of its threads only the leader is known.
+                everything[pid] = row
+                answers[Strategy.ONE, pid] = answers[Strategy.THREAD, pid] = REFUSED
+                continue
+            answers[Strategy.ONE, pid] = {pid: row}
+            answers[Strategy.THREAD, pid] = threads
+            answers |= {(Strategy.ONE, tid): {tid: self._row(str(tid))} for tid in threads if tid != pid}
+            everything |= threads
+            if isinstance(base := row[Group.BASE], Base) and base.ppid == self._parent:
+                children[pid] = row
+        answers[Strategy.ALL, 0] = rows
+        answers[Strategy.ALL_THREAD, 0] = everything
+        answers[Strategy.CHILDREN, self._parent] = children if self._parent in listed else HIDDEN
+        return answers
+
+    def _members(self, pid: int) -> dict[int, Row] | None:
+        try:
+            threads = sorted(oracle.threads(self._procfs.fd, pid))
+        except PermissionError:
+            return None
+        return {tid: self._row(f"{pid}/task/{tid}", leader=tid == pid) for tid in threads}
+
+    def _row(self, task: str, *, leader: bool = True) -> Row:
+        files = Files(self._procfs.fd, task)
+        return {group: _cell(read, files) for group, read in OF_PROC.items() if leader or group not in LEADERS_ONLY}
+
+    def _ask(self, strategy: Strategy, pid: int) -> Answer:
+        with TaskDiag(self._procfs.open()) as source:
+            try:
+                tasks = ask(source.fileno(), strategy, pid)
+            except OSError as error:
+                return {errno.ESRCH: HIDDEN, errno.EPERM: REFUSED}[error.errno or 0]
+        return {
+            task.pid: _row(task, strategy)
+            for task in tasks.values()
+            if strategy in (Strategy.ONE, Strategy.THREAD) or task.tgid in self._targets
+        }
+
+
+def _cell(read: Callable[[Files], Said], files: Files) -> str | Said:
     try:
-        return expected(oracle.process(procfs.fd, pid))
+        return read(files)
     except PermissionError:
         return REFUSED
 
 
-def by_all(procfs: Procfs) -> dict[int, Cell]:
-    """Return the cells of BASE by a dump of all."""
-    with TaskDiag(procfs.open()) as source:
-        source.request((Group.BASE,))
-        return {task.pid: _cell(task) for task in source.tasks()}
+def _row(task: Task, strategy: Strategy) -> Row:
+    said = of_answer(task)
+    shows_all = task.pid == task.tgid or strategy is Strategy.ONE
+    wanted = OF_PROC.keys() - (frozenset() if shows_all else LEADERS_ONLY)
+    return {group: said.get(group, REFUSED) for group in OF_PROC if group in wanted or group in said}
 
 
-def by_one(procfs: Procfs, pid: int) -> Cell:
-    """Return the cell of BASE by a dump of one."""
-    with TaskDiag(procfs.open()) as source:
-        source.request((Group.BASE,), Strategy.ONE, pid=pid)
-        try:
-            (task,) = source.tasks()
-        except OSError as error:
-            return {errno.ESRCH: HIDDEN, errno.EPERM: REFUSED}[error.errno or 0]
-        cell = _cell(task)
-        assert cell is not REFUSED, "a refused ONE has to be an error"
-        return cell
+def look(procfs: Procfs, targets: Iterable[int]) -> tuple[Answers, Answers]:
+    """Return what ``/proc`` and the answers say of each target to whoever calls."""
+    return Look(procfs, targets).both()
 
 
-def _cell(task: Task) -> Cell:
-    return REFUSED if task.base is None else task.base
-
-
-def table(procfs: Procfs, targets: dict[str, int]) -> dict[str, tuple[Cell, Cell, Cell]]:
-    """Return what /proc, a dump of all and a dump of one say of each target to whoever calls."""
-    listed = set(procfs.listed())
-    everyone = by_all(procfs)
-    return {
-        name: (by_proc(procfs, pid, listed), everyone.get(pid, HIDDEN), by_one(procfs, pid))
-        for name, pid in targets.items()
-    }
-
-
-@pytest.mark.promise("N2", "N3", "N4", "R3", "R4", "G4")
+@pytest.mark.promise("N2", "N3", "N4", "R3", "R4", "G4", "G5", "G6", "O2")
+@pytest.mark.deadline(30)
 @pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
 @pytest.mark.parametrize("opener", openers())
 def test_every_cell_is_that_of_proc(town: Town, opener: str, hidepid: str) -> None:
     for options in ({}, {"gid": str(GID)}):
         with Procfs(pidns=None, hidepid=hidepid, **options) as procfs:
-            cells = run_as(town.openers[opener], partial(table, procfs, town.targets))
-        assert cells.keys() == town.targets.keys()
-        for target, (proc, everyone, one) in cells.items():
-            assert (everyone, one) == (proc, proc), (target, options)
+            proc, answers = run_as(town.openers[opener], partial(look, procfs, town.targets.values()))
+        assert {strategy for strategy, _ in answers} == set(Strategy)
+        for request, answer in answers.items():
+            assert answer == proc[request], (request, options)
 
 
 @pytest.mark.promise("N3", "N4")
 def test_the_cells_are_of_every_kind(town: Town) -> None:
-    """The comparison would hold for three times nothing, too."""
+    """The comparison would hold for empty answers, too."""
 
     def kinds(opener: str, hidepid: str) -> dict[str, str]:
         with Procfs(hidepid=hidepid) as procfs:
-            cells = run_as(town.openers[opener], partial(table, procfs, town.targets))
-        return {name: cell if isinstance(cell, str) else "BASE" for name, (_, cell, _) in cells.items()}
+            _, answers = run_as(town.openers[opener], partial(look, procfs, town.targets.values()))
+        everyone = answers[Strategy.ALL, 0]
+        assert not isinstance(everyone, str)
+        rows: dict[str, Row] = {name: everyone.get(pid, {Group.BASE: HIDDEN}) for name, pid in town.targets.items()}
+        cells = {name: {c if isinstance(c, str) else SHOWN for c in row.values()} for name, row in rows.items()}
+        return {name: cell for name, (cell,) in cells.items()}
 
     def only(others: str, *own: str) -> dict[str, str]:
-        return {name: "BASE" if name in own else others for name in town.targets}
+        return {name: SHOWN if name in own else others for name in town.targets}
 
-    assert kinds("root", "4") == only("BASE")
-    assert kinds("another uid", "0") == only("BASE")
-    own = ("same uid", "in a pid namespace below")
+    assert kinds("root", "4") == only(SHOWN)
+    assert kinds("another uid", "0") == only(SHOWN)
+    own = ("same uid", "in a pid namespace below", "threads of the same uid")
     # Whoever made a user namespace may do all in it; alice made none, and has only her uid there.
     assert kinds("the same uid", "1") == only(REFUSED, *own)
     assert kinds("the same uid", "2") == kinds("the same uid", "4") == only(HIDDEN, *own)
-    assert kinds("another uid", "2") == only(HIDDEN, "other uid")
+    assert kinds("another uid", "2") == only(HIDDEN, "other uid", "with threads")
 
 
 @pytest.mark.promise("N2")
@@ -179,11 +240,13 @@ def test_the_cells_are_of_every_kind(town: Town) -> None:
 def test_a_set_uid_program_reads_for_who_opened(town: Town, hidepid: str) -> None:
     """Alice lets a program that becomes root read from what she opened: it tells no more than she may see."""
 
-    def read_as_root() -> tuple[bytes, dict[int, Cell]]:
+    def read_as_root() -> tuple[bytes, dict[int, bool]]:
         fd = procfs.open()
         raw.ask(fd, Request())
         done = subprocess.run([town.cat, "-", "/proc/self/status"], stdin=fd, capture_output=True, check=True)
-        return done.stdout, by_all(procfs)
+        with TaskDiag(procfs.open()) as source:
+            own = ask(source.fileno(), groups=(Group.BASE,))
+        return done.stdout, {pid: task.base is not None for pid, task in own.items()}
 
     with Procfs(hidepid=hidepid) as procfs:
         output, wanted = run_as(ALICE, read_as_root)
@@ -192,6 +255,6 @@ def test_a_set_uid_program_reads_for_who_opened(town: Town, hidepid: str) -> Non
     assert status["Uid"].split() == [b"1000", b"0", b"0", b"0"], "the program has not become root"
     shown = {answer.pid: bool(answer.attributes) for answer in raw.answers(output[:end])}
     for target, pid in town.targets.items():
-        assert shown.get(pid) == {HIDDEN: None, REFUSED: False}.get(str(wanted.get(pid, HIDDEN)), True), target
+        assert shown.get(pid) == wanted.get(pid), target
     # Not even itself.
     assert shown.get(int(status["Pid"])) is (False if hidepid == "1" else None)

@@ -105,6 +105,51 @@ def test_one_of_another_task_is_not_stalled(holder: Holder, hidepid: str) -> Non
     assert holder.holds()
 
 
+MEM = 7
+
+
+@pytest.mark.promise("N7", "R11", "C1", "G5")
+@pytest.mark.core
+@pytest.mark.parametrize("show", [1 << MEM, raw.SHOW_BASE | 1 << MEM, raw.SHOW_FIXED])
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+def test_a_held_exec_lock_cuts_mem_off(holder: Holder, hidepid: str, show: int) -> None:
+    """Only that of the holder, only for whom hidepid= limits, and nothing of the groups around it."""
+    requests = [
+        Request(show=show),
+        Request(show=show, strategy=raw.ALL_THREAD),
+        Request(show=show, strategy=raw.THREAD, pid=holder.number),
+    ]
+    wanted = [kind for kind in raw.SIZES if show >> kind & 1]
+
+    def dump(request: Request, size: int) -> list[raw.Answer]:
+        fd = procfs.open()
+        raw.ask(fd, request)
+        return [answer for part in raw.drain(fd, size) for answer in raw.answers(part)]
+
+    def check(answers: list[raw.Answer], pid: int, mem: int) -> None:
+        own = [answer for answer in answers if answer.pid == pid]
+        payloads = [attribute for answer in own for attribute in raw.attributes(answer)]
+        sizes = raw.SIZES | {MEM: mem}
+        assert [(kind, len(payload)) for kind, payload in payloads] == [(kind, sizes[kind]) for kind in wanted]
+        for answer in own:
+            cut = list(raw.attributes(answer))[-1] == (MEM, b"")
+            more = answer is not own[-1]
+            assert answer.task_flags == (raw.CONT if more else 0) | (raw.TRUNC if cut else 0)
+
+    with Procfs(pidns=holder.world.fd, hidepid=hidepid) as procfs:
+        for request in requests:
+            # The first size holds a message of the largest group.
+            for size in (raw.size_of(4), 4096):
+                answers = run_as(ALICE, partial(dump, request, size))
+                check(answers, holder.number, 0)
+                leaders = {answer.pid for answer in answers if answer.attributes and answer.pid == answer.tgid}
+                for pid in leaders - {holder.number}:
+                    check(answers, pid, raw.SIZES[MEM])
+                if hidepid != "4":
+                    check(run_as(ROOT, partial(dump, request, size)), holder.number, raw.SIZES[MEM])
+    assert holder.holds(), "a dump waited for the lock"
+
+
 @pytest.mark.promise("N7", "O2", "R3")
 @pytest.mark.core
 @pytest.mark.parametrize(
