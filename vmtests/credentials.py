@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,16 @@ def run_as(who: Credentials, function: Callable[[], T]) -> T:
         return function()
 
     return run_in_child(taken)
+
+
+def handed_over(opener: Credentials, open_file: Callable[[], int]) -> int:
+    """Open a file as ``opener`` and bring the descriptor here over a socket."""
+    ours, theirs = socket.socketpair()
+    run_as(opener, lambda: socket.send_fds(theirs, [b"x"], [open_file()]))
+    _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+    ours.close()
+    theirs.close()
+    return fd
 
 
 def run_in_child(function: Callable[[], T]) -> T:

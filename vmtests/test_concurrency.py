@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import signal
+import struct
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from vmtests import programs, raw
+from vmtests import pieces, programs, raw
 from vmtests.credentials import ALICE, run_as
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import start_threads, wait_for
@@ -253,3 +254,54 @@ def test_an_exec_between_check_and_read_shows_nothing(
     assert dumps > 20
     assert b"spawn" in found, "not even what is hers was seen"
     assert b"secret" not in found
+
+
+def details(fd: int, strategy: int, size: int) -> set[tuple[bytes, int, int]]:
+    """Return the name, the effective uid and the size of the memory of each task that comes with these groups."""
+    raw.ask(fd, Request(strategy=strategy, show=raw.SHOW_FIXED))
+    found = set()
+    for groups in pieces.payloads(b"".join(raw.drain(fd, size))).values():
+        # What was cut off is empty.
+        if groups.get(0) and groups.get(1):
+            name = groups[0][25:41].partition(b"\0")[0]
+            (euid,) = struct.unpack_from("=I", groups[1], 36)
+            (vsize,) = struct.unpack_from("=Q", groups.get(7) or bytes(8))
+            found.add((name, euid, vsize))
+    return found
+
+
+@pytest.mark.promise("N5", "N4", "N7")
+@pytest.mark.deadline(40)
+@pytest.mark.parametrize("hidepid", ["1", "2"])
+@pytest.mark.parametrize("size", [raw.size_of(4), 65536])
+def test_an_exec_between_check_and_read_shows_no_credentials_and_no_memory(
+    world: PidNamespace, spawner: Path, secret: Path, hidepid: str, size: int
+) -> None:
+    """The new memory is there before the new credentials; a small buffer has each task checked many times."""
+    for _ in range(2):
+        world.spawn(then=lambda: os.execv(spawner, [spawner.name, str(secret)]), who=ALICE)
+
+    def look() -> set[tuple[bytes, int, int]]:
+        fd = procfs.open()
+        found: set[tuple[bytes, int, int]] = set()
+        end = time.monotonic() + STORM / 2
+        while time.monotonic() < end:
+            for strategy in (raw.ALL, raw.ALL_THREAD):
+                found |= details(fd, strategy, size)
+        return found
+
+    everything = world.procfs.open()
+    guarded: set[int] = set()
+
+    def guarded_is_known() -> bool:
+        found = details(everything, raw.ALL, 65536)
+        guarded.update(vsize for name, euid, vsize in found if (name, euid) == (b"secret", 0) and vsize)
+        return bool(guarded)
+
+    wait_for(guarded_is_known, "the program seen by who may see it")
+    os.close(everything)
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        found = run_as(ALICE, look)
+    assert b"spawn" in {name for name, _, _ in found}, "not even what is hers was seen"
+    assert {euid for _, euid, _ in found} == {ALICE.uid}
+    assert guarded.isdisjoint(vsize for _, _, vsize in found)

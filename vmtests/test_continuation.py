@@ -5,53 +5,13 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from vmtests import raw
+from vmtests import pieces, raw
 from vmtests.namespaces import PidNamespace
-from vmtests.raw import CONT, ONE, Request
-
-
-def collect(fd: int, sizes: Iterable[int], needed: int = raw.BASE) -> bytes:
-    """Read with these sizes, in turn, to the end; an EMSGSIZE goes on with the next size.
-
-    EMSGSIZE is only for a buffer of less than the bytes that are ``needed``: the message of the largest group.
-    """
-    stream = b""
-    for size in sizes:
-        if size == 0:
-            assert raw.read(fd, 0) == b""
-            continue
-        try:
-            part = raw.read(fd, size)
-        except OSError as error:
-            assert error.errno == errno.EMSGSIZE
-            assert size < needed, f"EMSGSIZE for {size} bytes"
-            continue
-        if not part:
-            return stream
-        stream += part
-    raise AssertionError("the sizes ran out before the answer")
-
-
-def payloads(stream: bytes) -> dict[int, dict[int, bytes]]:
-    """Return the payloads of each task by attribute type, the parts of a split task concatenated."""
-    tasks: dict[int, dict[int, bytes]] = {}
-    for answer in raw.answers(stream):
-        groups = tasks.setdefault(answer.pid, {})
-        for kind, payload in raw.attributes(answer):
-            groups[kind] = groups.get(kind, b"") + payload
-    return tasks
-
-
-def check_parts(stream: bytes) -> None:
-    """Check that CONT is followed by the same task, and only CONT is."""
-    answers = list(raw.answers(stream))
-    for answer, following in itertools.pairwise(answers):
-        assert bool(answer.task_flags & CONT) is (answer.pid == following.pid)
-    assert not answers or not answers[-1].task_flags & CONT
+from vmtests.raw import ONE, Request
 
 
 @pytest.fixture
@@ -76,11 +36,11 @@ def test_every_size_of_buffer_gives_the_same(whole: bytes, task_diag: int) -> No
     for size in range(601):
         raw.ask(task_diag, Request())
         if size < raw.BASE:
-            stream = collect(task_diag, itertools.cycle([size, size, 65536]))
+            stream = pieces.collect(task_diag, itertools.cycle([size, size, 65536]))
         else:
-            stream = collect(task_diag, itertools.repeat(size))
-        check_parts(stream)
-        assert payloads(stream) == payloads(whole), size
+            stream = pieces.collect(task_diag, itertools.repeat(size))
+        pieces.check_parts(stream)
+        assert pieces.payloads(stream) == pieces.payloads(whole), size
 
 
 @pytest.mark.promise("C1", "C2", "R5")
@@ -89,9 +49,9 @@ def test_every_size_of_buffer_gives_the_same(whole: bytes, task_diag: int) -> No
 def test_growing_and_shrinking_buffers_give_the_same(whole: bytes, task_diag: int, step: int, direction: int) -> None:
     raw.ask(task_diag, Request())
     sizes = list(range(0, 601, step))[::direction]
-    stream = collect(task_diag, itertools.cycle(sizes))
-    check_parts(stream)
-    assert payloads(stream) == payloads(whole)
+    stream = pieces.collect(task_diag, itertools.cycle(sizes))
+    pieces.check_parts(stream)
+    assert pieces.payloads(stream) == pieces.payloads(whole)
 
 
 @pytest.mark.promise("C1", "C2", "R5")
@@ -99,19 +59,19 @@ def test_random_buffers_give_the_same(whole: bytes, task_diag: int) -> None:
     for seed in range(100):
         dice = random.Random(seed)
         raw.ask(task_diag, Request())
-        stream = collect(task_diag, (dice.randint(0, dice.choice((80, 160, 600))) for _ in itertools.count()))
-        check_parts(stream)
-        assert payloads(stream) == payloads(whole), seed
+        stream = pieces.collect(task_diag, (dice.randint(0, dice.choice((80, 160, 600))) for _ in itertools.count()))
+        pieces.check_parts(stream)
+        assert pieces.payloads(stream) == pieces.payloads(whole), seed
 
 
 @pytest.mark.promise("C2", "C4")
 @pytest.mark.parametrize("size", [4096, 4097, 5000, 8192])
 def test_many_tasks_come_through_any_buffer(crowd: PidNamespace, crowd_diag: int, size: int) -> None:
     raw.ask(crowd_diag, Request())
-    whole = payloads(b"".join(raw.drain(crowd_diag, 1 << 20)))
+    whole = pieces.payloads(b"".join(raw.drain(crowd_diag, 1 << 20)))
     assert sorted(whole) == sorted(crowd.procfs.listed())
     raw.ask(crowd_diag, Request())
-    assert payloads(b"".join(raw.drain(crowd_diag, size))) == whole
+    assert pieces.payloads(b"".join(raw.drain(crowd_diag, size))) == whole
 
 
 @pytest.mark.promise("C1", "C2")
@@ -119,9 +79,9 @@ def test_many_tasks_come_through_any_buffer(crowd: PidNamespace, crowd_diag: int
 def test_one_task_is_whole_through_any_buffer_that_holds_it(few: list[int], task_diag: int, size: int) -> None:
     for pid in few:
         raw.ask(task_diag, Request(strategy=ONE, pid=pid))
-        stream = collect(task_diag, itertools.chain(range(raw.BASE), itertools.repeat(size)))
-        check_parts(stream)
-        assert {task: set(groups) for task, groups in payloads(stream).items()} == {pid: {0}}
+        stream = pieces.collect(task_diag, itertools.chain(range(raw.BASE), itertools.repeat(size)))
+        pieces.check_parts(stream)
+        assert {task: set(groups) for task, groups in pieces.payloads(stream).items()} == {pid: {0}}
 
 
 @pytest.mark.promise("C1")

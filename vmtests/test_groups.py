@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from taskdiag import Cred, Group, Job, Mem, Sched, Stat, Strategy, TaskDiag
+from taskdiag import Base, Cred, Group, Job, Mem, Sched, Stat, Strategy, TaskDiag
 from vmtests import oracle, programs, raw, syscalls
 from vmtests.credentials import ALICE, BOB, Credentials, fork, run_as, run_in_child
 from vmtests.groups import TICK, Said, agree, ask, check, compare, if_there, of_answer, of_proc, of_thread, one
@@ -378,6 +378,42 @@ def test_a_set_uid_program(machine: Population, proc: int, whole_machine: int, t
     assert isinstance(cred, Cred)
     assert (cred.uid, cred.euid, cred.suid, cred.fsuid) == (1000, 1001, 1001, 1001)
     assert (cred.gid, cred.egid, cred.sgid, cred.fsgid) == (1000, 1001, 1001, 1001)
+
+
+@pytest.mark.promise("G3", "G4", "G5")
+def test_processes_of_every_user(machine: Population, world: PidNamespace, proc: int, whole_machine: int) -> None:
+    """Not dumpable, root of a user namespace, and nobody that the opener's user namespace knows."""
+    namespace = user_namespace(machine)
+    for who in (
+        replace(ALICE, dumpable=False),
+        Credentials(user_namespace=namespace),
+        Credentials(uid=1, gid=1, capabilities=0, user_namespace=namespace),
+        Credentials(uid=0xFFFF_FFFE, gid=0x8000_0000),
+    ):
+        for population in (machine, world):
+            pid = population.stopped(who=who)
+            said = check(proc, whole_machine, pid)
+            assert of_answer(ask(whole_machine)[pid]) == said
+    os.close(namespace)
+
+
+@pytest.mark.promise("G3", "G4", "G5")
+@pytest.mark.parametrize("number", [32_767, 32_768, 65_536, 4_194_303])
+def test_processes_of_high_numbers(world: PidNamespace, task_diag: int, number: int) -> None:
+    world.spawn_as(number)
+    proc = world.procfs.fd
+    by_process, by_thread = partial(of_proc, proc, str(number)), partial(of_thread, proc, number, number)
+    for strategy, pid, truth in (
+        (Strategy.ALL, 0, by_process),
+        (Strategy.ONE, number, by_process),
+        (Strategy.ALL_THREAD, 0, by_thread),
+        (Strategy.THREAD, number, by_thread),
+    ):
+        answer = partial(ask, task_diag, strategy, pid)
+        said = agree(truth, lambda answer=answer: of_answer(answer()[number]))  # type: ignore[misc]
+        base = said[Group.BASE]
+        assert isinstance(base, Base)
+        assert (base.pid, base.tgid) == (number, number)
 
 
 # STAT

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
 from vmtests import oracle, raw, syscalls
-from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
+from vmtests.credentials import ALICE, BOB, ROOT, Credentials, handed_over, run_as
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import Population, start_threads
 from vmtests.raw import ONE, Request
@@ -184,16 +183,6 @@ def test_an_unreadable_process_needs_no_more_room_than_a_bare_message(town: Town
         assert run_as(ALICE, ask) == [
             (pid, 0, raw.BASE - raw.BARE if pid == town.alice else 0) for pid in town.everyone()
         ]
-
-
-def handed_over(opener: Credentials, open_file: Callable[[], int]) -> int:
-    """Open a file as ``opener`` and bring the descriptor here over a socket."""
-    ours, theirs = socket.socketpair()
-    run_as(opener, lambda: socket.send_fds(theirs, [b"x"], [open_file()]))
-    _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
-    ours.close()
-    theirs.close()
-    return fd
 
 
 @pytest.mark.promise("N2")

@@ -16,12 +16,11 @@ from functools import partial
 
 import pytest
 
-from vmtests import oracle, raw, syscalls
+from vmtests import oracle, pieces, raw, syscalls
 from vmtests.groups import check
 from vmtests.namespaces import PidNamespace
 from vmtests.population import pause, rename, start_threads, wait_for
 from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CONT, ONE, THREAD, FaultingBuffer, Request
-from vmtests.test_continuation import check_parts, collect, payloads
 
 STRATEGIES = {"ALL": ALL, "ONE": ONE, "ALL_THREAD": ALL_THREAD, "CHILDREN": CHILDREN, "THREAD": THREAD}
 TARGETED = (ONE, CHILDREN, THREAD)
@@ -207,14 +206,14 @@ def test_a_task_is_split_at_any_two_boundaries(still: Still, still_diag: int, st
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_random_buffers_give_the_same(still: Still, still_diag: int, strategy: str) -> None:
     raw.ask(still_diag, still.request(STRATEGIES[strategy]))
-    wanted = payloads(b"".join(raw.drain(still_diag)))
+    wanted = pieces.payloads(b"".join(raw.drain(still_diag)))
     for seed in range(40):
         dice = random.Random(seed)
         raw.ask(still_diag, still.request(STRATEGIES[strategy]))
         sizes = (dice.randint(0, dice.choice((110, 200, 600))) for _ in itertools.count())
-        stream = collect(still_diag, sizes, LARGEST)
-        check_parts(stream)
-        assert payloads(stream) == wanted, seed
+        stream = pieces.collect(still_diag, sizes, LARGEST)
+        pieces.check_parts(stream)
+        assert pieces.payloads(stream) == wanted, seed
 
 
 @pytest.mark.promise("C1", "C2", "R5")
@@ -222,13 +221,13 @@ def test_random_buffers_give_the_same(still: Still, still_diag: int, strategy: s
 def test_other_groups_through_every_size_of_buffer(still: Still, still_diag: int, show: int) -> None:
     raw.ask(still_diag, still.request(ALL_THREAD, show))
     stream = b"".join(raw.drain(still_diag))
-    wanted = payloads(stream)
+    wanted = pieces.payloads(stream)
     needed = raw.BARE + max(4 + size for kind, size in raw.SIZES.items() if show >> kind & 1)
     for size in (*range(needed, 400), 4096):
         raw.ask(still_diag, still.request(ALL_THREAD, show))
         stream = b"".join(raw.drain(still_diag, size))
-        check_parts(stream)
-        assert payloads(stream) == wanted, size
+        pieces.check_parts(stream)
+        assert pieces.payloads(stream) == wanted, size
 
 
 @pytest.mark.promise("R6", "C1", "C2", "C3")
@@ -238,7 +237,7 @@ def test_a_fault_in_a_split_answer_loses_and_repeats_nothing(still: Still, still
     """The first read, if any, leaves off inside a task; the second one meets a fault behind ``good`` bytes."""
     request = still.request(ALL_THREAD)
     raw.ask(still_diag, request)
-    wanted = payloads(b"".join(raw.drain(still_diag)))
+    wanted = pieces.payloads(b"".join(raw.drain(still_diag)))
     for good in range(0, 1200, 13):
         for size in (good + 20, 65536):
             raw.ask(still_diag, request)
@@ -247,8 +246,8 @@ def test_a_fault_in_a_split_answer_loses_and_repeats_nothing(still: Still, still
             with contextlib.suppress(OSError):
                 stream += FaultingBuffer(good).read(still_diag, size)
             stream += b"".join(raw.drain(still_diag))
-            check_parts(stream)
-            assert payloads(stream) == wanted, (good, size)
+            pieces.check_parts(stream)
+            assert pieces.payloads(stream) == wanted, (good, size)
 
 
 def half_delivered(fd: int) -> int:
@@ -388,8 +387,8 @@ def test_everything_of_many_tasks_comes_through_any_buffer(crowd: PidNamespace, 
     found = []
     for size in (1 << 20, 4096, 40_000):
         stream = dump(size)
-        check_parts(stream)
-        found.append(payloads(stream))
+        pieces.check_parts(stream)
+        found.append(pieces.payloads(stream))
     assert found[0] == found[1] == found[2]
     assert len(found[0]) >= 445
     assert all(list(groups) == list(raw.SIZES) for groups in found[0].values())

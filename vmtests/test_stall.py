@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vmtests import oracle, programs, raw, syscalls
-from vmtests.credentials import ALICE, BOB, ROOT, run_as
+from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import wait_for
 from vmtests.raw import ONE, Request
@@ -209,3 +210,48 @@ def test_exec_in_a_loop_holds_no_dump_up(world: PidNamespace, execer: Path, hide
                 assert max(pids.values()) == 1
                 # A process in the middle of an exec may be missing where hidepid= asks about it.
                 assert sleepers <= set(pids)
+
+
+@pytest.mark.promise("N7", "C1", "O2", "G5")
+@pytest.mark.deadline(60)
+@pytest.mark.parametrize("hidepid", ["0", "1", "2"])
+def test_exec_in_a_loop_leaves_no_group_out_silently(world: PidNamespace, execer: Path, hidepid: str) -> None:
+    """Also where each task is split: an exec may come between any two of its messages."""
+    for _ in range(4):
+        world.spawn(then=lambda: os.execv(execer, [execer.name]), who=ALICE)
+
+    def dump(who: Credentials, strategy: int, size: int) -> None:
+        fd = procfs.open()
+        for _ in range(25):
+            raw.ask(fd, Request(strategy=strategy, show=raw.SHOW_FIXED))
+            found = [answer for part in raw.drain(fd, size) for answer in raw.answers(part)]
+            pids = [pid for pid, _ in itertools.groupby(answer.pid for answer in found)]
+            assert pids == sorted(set(pids))
+            for _, messages in itertools.groupby(found, lambda answer: answer.pid):
+                _check_parts(list(messages), limited=who is ALICE and hidepid != "0")
+        os.close(fd)
+
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        for who in (ALICE, ROOT):
+            for strategy in (raw.ALL, raw.ALL_THREAD):
+                for size in (raw.size_of(4), 65536):
+                    run_as(who, partial(dump, who, strategy, size))
+
+
+def _check_parts(messages: list[raw.Answer], *, limited: bool) -> None:
+    """Check the messages of one task: each group once, in order, and whole unless the flags say otherwise."""
+    kinds = []
+    for answer in messages:
+        attributes = list(raw.attributes(answer))
+        cut = bool(attributes) and not attributes[-1][1]
+        assert limited or not cut
+        assert bool(answer.task_flags & raw.TRUNC) is cut
+        assert all(len(payload) == raw.SIZES[kind] for kind, payload in attributes[: -1 if cut else None])
+        kinds += [kind for kind, _ in attributes]
+    last = messages[-1]
+    wanted = [kind for kind in raw.SIZES if kind != MEM or last.pid == last.tgid]
+    if last.task_flags:
+        # It went in the middle, or may not be read any more.
+        assert kinds == wanted[: len(kinds)]
+    else:
+        assert kinds in ([], wanted)

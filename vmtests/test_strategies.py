@@ -17,7 +17,7 @@ import pytest
 
 from taskdiag import Group, Strategy
 from vmtests import oracle, raw, syscalls
-from vmtests.credentials import ALICE, BOB, ROOT, Credentials, fork, run_as
+from vmtests.credentials import ALICE, BOB, ROOT, Credentials, fork, handed_over, run_as
 from vmtests.groups import agree, ask
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import Population, pause, start_threads, wait_for
@@ -769,12 +769,8 @@ def outcome(fd: int, request: Request) -> Outcome:
         return errno.errorcode[error.errno or 0]
 
 
-@pytest.mark.promise("N3", "N4", "R3", "R4")
-@pytest.mark.core
-@pytest.mark.parametrize("show", [0, raw.SHOW_BASE, 1 << 1 | 1 << 7, raw.SHOW_FIXED])
-@pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
-def test_what_alice_sees_of_others(house: House, hidepid: str, show: int) -> None:
-    """A process that is listed and not readable tells neither its threads nor its parent."""
+def seen_by_alice(house: House, hidepid: str, show: int) -> dict[Request, Outcome]:
+    """Return what has to come of requests for all, and for each process and thread, if alice opened the file."""
 
     def visible(pid: int) -> bool:
         return hidepid in "01" or pid in house.readable
@@ -785,7 +781,7 @@ def test_what_alice_sees_of_others(house: House, hidepid: str, show: int) -> Non
     def shown(pid: int, thread: int) -> tuple[int, bool]:
         return thread, bool(show) and readable(pid)
 
-    requests: dict[Request, Outcome] = {
+    outcomes: dict[Request, Outcome] = {
         Request(show=show): [shown(pid, pid) for pid in house.threads if visible(pid)],
         Request(show=show, strategy=ALL_THREAD): sorted(
             shown(pid, thread)
@@ -795,23 +791,72 @@ def test_what_alice_sees_of_others(house: House, hidepid: str, show: int) -> Non
         ),
     }
     for pid, threads in house.threads.items():
-        members = [shown(pid, thread) for thread in threads]
-        hidden, refused = not visible(pid), not readable(pid)
-        wanted: Outcome = "ESRCH" if hidden else "EPERM" if refused else members
-        requests[Request(show=show, strategy=THREAD, pid=pid)] = wanted
+        error = "" if readable(pid) else "EPERM" if visible(pid) else "ESRCH"
         for thread in threads:
-            alone: Outcome = "ESRCH" if hidden else "EPERM" if refused else [shown(pid, thread)]
-            if thread == pid and show == 0 and not hidden:
-                alone = [(pid, False)]
-            requests[Request(show=show, strategy=ONE, pid=thread)] = alone
-            requests[Request(show=show, strategy=THREAD, pid=thread)] = wanted
+            outcomes[Request(show=show, strategy=THREAD, pid=thread)] = error or [shown(pid, each) for each in threads]
+            outcomes[Request(show=show, strategy=ONE, pid=thread)] = error or [shown(pid, thread)]
+        if error == "EPERM" and not show:
+            outcomes[Request(show=show, strategy=ONE, pid=pid)] = [(pid, False)]
     for pid, children in house.children.items():
         family = [shown(child, child) for child in children if readable(child)]
-        requests[Request(show=show, strategy=CHILDREN, pid=pid)] = family if visible(pid) else "ESRCH"
+        outcomes[Request(show=show, strategy=CHILDREN, pid=pid)] = family if visible(pid) else "ESRCH"
+    return outcomes
+
+
+@pytest.mark.promise("N3", "N4", "R3", "R4")
+@pytest.mark.core
+@pytest.mark.parametrize("show", [0, raw.SHOW_BASE, 1 << 1 | 1 << 7, raw.SHOW_FIXED])
+@pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
+def test_what_alice_sees_of_others(house: House, hidepid: str, show: int) -> None:
+    """A process that is listed but not readable does not tell its threads or its parent."""
+    wanted = seen_by_alice(house, hidepid, show)
 
     def look() -> dict[Request, Outcome]:
         fd = procfs.open()
-        return {request: outcome(fd, request) for request in requests}
+        return {request: outcome(fd, request) for request in wanted}
 
     with Procfs(pidns=house.world.fd, hidepid=hidepid) as procfs:
-        assert run_as(ALICE, look) == requests
+        assert run_as(ALICE, look) == wanted
+
+
+@pytest.mark.promise("N2", "N3", "N4")
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+def test_others_see_what_alice_sees_in_a_file_of_hers(house: House, hidepid: str) -> None:
+    wanted = seen_by_alice(house, hidepid, raw.SHOW_FIXED)
+    with Procfs(pidns=house.world.fd, hidepid=hidepid) as procfs:
+        fd = handed_over(ALICE, procfs.open)
+        for reader in (ROOT, BOB):
+            assert run_as(reader, lambda: {request: outcome(fd, request) for request in wanted}) == wanted
+        os.close(fd)
+
+
+# Namespaces
+
+
+@pytest.mark.promise("N1", "G4", "R3", "W8")
+def test_threads_and_children_have_the_numbers_of_the_mount(
+    machine: Population, world: PidNamespace, task_diag: int, proc: int, whole_machine: int
+) -> None:
+    """A child in a pid namespace below has its parent above, where the mount of the one below shows nobody."""
+
+    def have_child() -> None:
+        syscalls.setns(world.fd, syscalls.CLONE_NEWPID)
+        fork(pause)
+
+    parent = machine.spawn(have_child, state="S")
+    (child,) = oracle.children(proc, parent)
+    assert numbers(whole_machine, CHILDREN, parent) == [child]
+    inside = world.number(child)
+    assert numbers(task_diag, CHILDREN, 1) == []
+    assert numbers(task_diag, THREAD, inside) == [inside]
+    for strategy in (ONE, CHILDREN, THREAD):
+        assert outcome(task_diag, Request(strategy=strategy, pid=parent)) == "ESRCH"
+
+    threaded = world.spawn(partial(start_threads, 3))
+    above, below = oracle.threads(proc, threaded), oracle.threads(world.procfs.fd, world.number(threaded))
+    assert set(above).isdisjoint(below)
+    for thread in above:
+        assert numbers(whole_machine, THREAD, thread) == sorted(above)
+    for thread in below:
+        assert numbers(task_diag, THREAD, thread) == sorted(below)
+    assert numbers(task_diag, ALL_THREAD) == [thread for thread, _ in listed(world.procfs.fd)]
