@@ -32,7 +32,7 @@ MADV_PAGEOUT = 21
 DISK = "/dev/ram0"
 
 
-@pytest.mark.promise("G3", "G4", "G5", "G6")
+@pytest.mark.promise("G3", "G4", "G5", "G6", "G8")
 @pytest.mark.parametrize(
     "make",
     [Population.sleeping, Population.uninterruptible, Population.stopped, Population.traced, Population.zombie],
@@ -46,7 +46,7 @@ def test_every_group_is_that_of_proc(
     assert of_answer(ask(whole_machine)[pid]) == said
 
 
-@pytest.mark.promise("G3", "G4", "G5", "G6")
+@pytest.mark.promise("G3", "G4", "G5", "G6", "G8")
 def test_everyone_in_a_world_by_every_strategy(world: PidNamespace, task_diag: int) -> None:
     for make in (world.sleeping, world.uninterruptible, world.stopped, world.traced, world.zombie):
         make()
@@ -76,7 +76,7 @@ def test_everyone_in_a_world_by_every_strategy(world: PidNamespace, task_diag: i
         check(proc, task_diag, pid)
 
 
-@pytest.mark.promise("G3", "G4", "G5", "G6")
+@pytest.mark.promise("G3", "G4", "G5", "G6", "G8")
 @pytest.mark.core
 @pytest.mark.deadline(30)
 @pytest.mark.parametrize("strategy", [Strategy.ALL, Strategy.ALL_THREAD])
@@ -108,7 +108,7 @@ def test_the_whole_machine(machine: Population, proc: int, whole_machine: int, s
     assert len(at_rest) > 0.8 * len(lasting)
 
 
-@pytest.mark.promise("G3", "G4", "G6")
+@pytest.mark.promise("G3", "G4", "G6", "G8")
 def test_kernel_threads(proc: int, whole_machine: int) -> None:
     """A kernel thread may run at any moment: each is looked at until it has not."""
     compared = 0
@@ -135,7 +135,7 @@ def _flags(said: dict[Group, Said]) -> int:
     return job.flags
 
 
-@pytest.mark.promise("G5", "G6")
+@pytest.mark.promise("G5", "G6", "G8")
 @pytest.mark.core
 def test_what_moves_lies_between_what_proc_says_before_and_after(
     machine: Population, proc: int, whole_machine: int
@@ -193,7 +193,7 @@ def test_every_byte_is_written_and_what_is_reserved_is_zero(world: PidNamespace,
     assert {world.number(longest), world.number(short)} < set(raw.pids(streams[0]))
 
 
-@pytest.mark.promise("G1", "G2")
+@pytest.mark.promise("G1", "G2", "G8")
 def test_fields_are_where_the_contract_has_them(world: PidNamespace, task_diag: int) -> None:
     """Written out here again: the client could repeat a mistake of the kernel's."""
 
@@ -258,7 +258,7 @@ def test_groups_come_in_the_order_of_their_numbers_and_only_those_asked_for(
 # CRED
 
 
-@pytest.mark.promise("G4")
+@pytest.mark.promise("G4", "G8")
 @pytest.mark.core
 def test_credentials_of_many_kinds(world: PidNamespace, task_diag: int) -> None:
     for who in (
@@ -277,7 +277,7 @@ def test_credentials_of_many_kinds(world: PidNamespace, task_diag: int) -> None:
     assert {pid: task.cred for pid, task in ask(task_diag, groups=(Group.CRED,)).items()} == truth
 
 
-@pytest.mark.promise("G4")
+@pytest.mark.promise("G4", "G8")
 def test_ids_and_capabilities_that_are_all_different(machine: Population, proc: int, whole_machine: int) -> None:
     bounding = (1 << 41) - 1 & ~(1 << 3) & ~(1 << 38)
 
@@ -312,7 +312,7 @@ def test_ids_and_capabilities_that_are_all_different(machine: Population, proc: 
     )
 
 
-@pytest.mark.promise("G4", "N2")
+@pytest.mark.promise("G4", "G8", "N2")
 def test_ids_are_those_of_the_openers_user_namespace(machine: Population, proc: int, whole_machine: int) -> None:
     """Inside, 1000 and 1001 are 0 and 1; all other ids are unmapped."""
     namespace = user_namespace(machine)
@@ -345,7 +345,7 @@ def test_ids_are_those_of_the_openers_user_namespace(machine: Population, proc: 
     os.close(namespace)
 
 
-@pytest.mark.promise("G4", "G5")
+@pytest.mark.promise("G4", "G5", "G8")
 def test_a_thread_has_credentials_of_its_own(machine: Population, proc: int, whole_machine: int) -> None:
     def have_thread_of_alice() -> None:
         def live() -> None:
@@ -365,7 +365,7 @@ def test_a_thread_has_credentials_of_its_own(machine: Population, proc: int, who
     check(proc, whole_machine, thread)
 
 
-@pytest.mark.promise("G4", "N4")
+@pytest.mark.promise("G4", "G8", "N4")
 def test_a_set_uid_program(machine: Population, proc: int, whole_machine: int, tmp_path: Path) -> None:
     program = tmp_path / "sleep"
     program.write_bytes(Path("/bin/sleep").resolve().read_bytes())
@@ -380,7 +380,7 @@ def test_a_set_uid_program(machine: Population, proc: int, whole_machine: int, t
     assert (cred.gid, cred.egid, cred.sgid, cred.fsgid) == (1000, 1001, 1001, 1001)
 
 
-@pytest.mark.promise("G3", "G4", "G5")
+@pytest.mark.promise("G4", "G5", "G8")
 def test_processes_of_every_user(machine: Population, world: PidNamespace, proc: int, whole_machine: int) -> None:
     """Not dumpable, root of a user namespace, and nobody that the opener's user namespace knows."""
     namespace = user_namespace(machine)
@@ -397,7 +397,7 @@ def test_processes_of_every_user(machine: Population, world: PidNamespace, proc:
     os.close(namespace)
 
 
-@pytest.mark.promise("G3", "G4", "G5")
+@pytest.mark.promise("G4", "G5", "G8")
 @pytest.mark.parametrize("number", [32_767, 32_768, 65_536, 4_194_303])
 def test_processes_of_high_numbers(world: PidNamespace, task_diag: int, number: int) -> None:
     world.spawn_as(number)
@@ -451,7 +451,7 @@ def work(seconds: float) -> None:
         os.listdir("/proc/self/fd")  # noqa: PTH208
 
 
-@pytest.mark.promise("G5")
+@pytest.mark.promise("G5", "G8")
 @pytest.mark.usefixtures("swap")
 @pytest.mark.deadline(30)
 def test_times_and_faults_of_a_process_its_threads_and_children(
@@ -493,7 +493,7 @@ def test_times_and_faults_of_a_process_its_threads_and_children(
     assert sum(part[2] for part in parts) < numbers[2]
 
 
-@pytest.mark.promise("G5", "G3")
+@pytest.mark.promise("G3", "G5", "G8")
 def test_a_process_whose_leader_has_exited(machine: Population, proc: int, whole_machine: int) -> None:
     """The leader is a zombie without an mm; its threads still have it."""
 
@@ -516,7 +516,7 @@ def test_a_process_whose_leader_has_exited(machine: Population, proc: int, whole
     assert list(ask(whole_machine, Strategy.THREAD, pid)) == members
 
 
-@pytest.mark.promise("G5", "C4", "O1", "O2", "R5")
+@pytest.mark.promise("C4", "G5", "G8", "O1", "O2", "R5")
 @pytest.mark.deadline(60)
 def test_ten_thousand_threads_in_one_process(
     machine: Population, proc: int, whole_machine: int, tmp_path: Path
@@ -548,7 +548,7 @@ def test_ten_thousand_threads_in_one_process(
 # IDENT
 
 
-@pytest.mark.promise("G4")
+@pytest.mark.promise("G4", "G8")
 def test_the_start_is_exact_to_the_nanosecond(machine: Population, whole_machine: int) -> None:
     started = []
     for _ in range(3):
@@ -563,7 +563,7 @@ def test_the_start_is_exact_to_the_nanosecond(machine: Population, whole_machine
     assert any(start % TICK for start in started)
 
 
-@pytest.mark.promise("G4", "N2")
+@pytest.mark.promise("G4", "G8", "N2")
 def test_the_start_is_told_in_the_readers_time_namespace(machine: Population, proc: int, whole_machine: int) -> None:
     """The boot time there is 1000.000000123 s ahead, for any opener."""
     offset = 1_000_000_000_123
@@ -603,7 +603,7 @@ def idents(fd: int, strategy: Strategy = Strategy.ALL, pid: int = 0) -> dict[int
     return {task.pid: task.ident.inode for task in tasks if task.ident}
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_the_inode_is_that_of_a_pidfd(machine: Population, proc: int, whole_machine: int) -> None:
     pid = machine.sleeping()
     threaded = machine.spawn(partial(start_threads, 2), state="S")
@@ -619,7 +619,7 @@ def test_the_inode_is_that_of_a_pidfd(machine: Population, proc: int, whole_mach
     assert idents(whole_machine, Strategy.ALL_THREAD).items() >= threads.items()
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_the_inode_tells_two_owners_of_one_number_apart(world: PidNamespace, task_diag: int) -> None:
     first = world.spawn_as(50)
     then = idents(task_diag)
@@ -631,7 +631,7 @@ def test_the_inode_tells_two_owners_of_one_number_apart(world: PidNamespace, tas
     assert then[50] != now[50] == inode(second)
 
 
-@pytest.mark.promise("G3", "W8")
+@pytest.mark.promise("G8", "W8")
 def test_the_inode_stays_with_a_process_that_execs_from_a_thread(machine: Population, whole_machine: int) -> None:
     go, starter = os.pipe()
 
@@ -656,7 +656,7 @@ def hierarchy() -> Iterator[int]:
     os.close(fd)
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_the_cgroup_is_the_inode_of_its_folder(
     machine: Population, proc: int, whole_machine: int, hierarchy: int
 ) -> None:
@@ -702,7 +702,7 @@ def _removed(folder: Path) -> bool:
 # MEM
 
 
-@pytest.mark.promise("G3", "G6")
+@pytest.mark.promise("G6", "G8")
 @pytest.mark.usefixtures("swap")
 @pytest.mark.deadline(30)
 def test_memory_of_every_kind(machine: Population, proc: int, whole_machine: int, tmp_path: Path) -> None:
@@ -735,7 +735,7 @@ def test_memory_of_every_kind(machine: Population, proc: int, whole_machine: int
     assert mem.vsize > mem.data > (40 + 57) * PAGE
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_two_processes_with_one_memory(machine: Population, proc: int, whole_machine: int) -> None:
     pid = machine.uninterruptible()
     (child,) = oracle.children(proc, pid)
@@ -747,7 +747,7 @@ def test_two_processes_with_one_memory(machine: Population, proc: int, whole_mac
 # SCHED
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 @pytest.mark.parametrize(
     ("policy", "rt_priority"),
     [
@@ -769,7 +769,7 @@ def test_policies(machine: Population, proc: int, whole_machine: int, policy: in
     assert sched.priority == (-1 - rt_priority if rt_priority else 20)
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_a_deadline(machine: Population, proc: int, whole_machine: int) -> None:
     pid = machine.stopped(partial(syscalls.sched_deadline, runtime=1_000_000, period=100_000_000))
     sched = check(proc, whole_machine, pid)[Group.SCHED]
@@ -777,7 +777,7 @@ def test_a_deadline(machine: Population, proc: int, whole_machine: int) -> None:
     assert (sched.policy, sched.priority, sched.rt_priority) == (6, -101, 0)
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_nice_values(machine: Population, proc: int, whole_machine: int) -> None:
     pid = machine.stopped()
     for nice in (-20, -1, 0, 1, 19):
@@ -787,7 +787,7 @@ def test_nice_values(machine: Population, proc: int, whole_machine: int) -> None
         assert (sched.nice, sched.priority) == (nice, 20 + nice)
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_the_processor_and_the_switches(machine: Population, proc: int, whole_machine: int) -> None:
     def switch() -> None:
         for _ in range(3):
@@ -810,7 +810,7 @@ def _settle(before: Callable[[], None], cpu: int) -> None:
     os.sched_setaffinity(0, {cpu})
 
 
-@pytest.mark.promise("G5")
+@pytest.mark.promise("G5", "G8")
 def test_a_thread_is_scheduled_by_itself(machine: Population, proc: int, whole_machine: int) -> None:
     def live() -> None:
         start_threads(1)
@@ -854,7 +854,7 @@ def have_terminal(terminal: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
-@pytest.mark.promise("G3", "G4")
+@pytest.mark.promise("G4", "G8")
 def test_job_control_on_a_terminal(world: PidNamespace, task_diag: int, proc: int, terminal: int) -> None:
     """A session with a foreground and a background job; when its leader exits, the session loses the terminal."""
 
@@ -886,7 +886,7 @@ def test_job_control_on_a_terminal(world: PidNamespace, task_diag: int, proc: in
             assert (job.tty_nr, job.tpgid) == (0, -1)
 
 
-@pytest.mark.promise("G4")
+@pytest.mark.promise("G4", "G8")
 def test_a_foreground_group_of_another_pid_namespace_is_0(
     machine: Population, world: PidNamespace, task_diag: int, proc: int, terminal: int
 ) -> None:
@@ -902,7 +902,7 @@ def test_a_foreground_group_of_another_pid_namespace_is_0(
     assert (job.tty_nr, job.tpgid) == (os.fstat(terminal).st_rdev, 0)
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_the_exit_signal(world: PidNamespace, task_diag: int) -> None:
     signals = (signal.SIGCHLD, signal.SIGUSR1, 0)
     proc = world.procfs.fd
@@ -921,7 +921,7 @@ def test_the_exit_signal(world: PidNamespace, task_diag: int) -> None:
     assert [task.job and task.job.exit_signal for task in threads] == [signal.SIGCHLD, -1]
 
 
-@pytest.mark.promise("G3")
+@pytest.mark.promise("G8")
 def test_flags(machine: Population, proc: int, whole_machine: int) -> None:
     """PF_FORKNOEXEC is cleared by exec; kernel threads have PF_KTHREAD."""
     forked, executed = machine.stopped(), machine.spawn(then=lambda: os.execv("/bin/sleep", ["sleep", "100000"]))
