@@ -478,16 +478,21 @@ def test_a_request_that_is_over_holds_on_to_nothing() -> None:
     before = limit.read_text()
 
     def ask_in_a_namespace() -> bool:
-        """Ask for its process 1 twice: one request is read to its end, the other given up."""
+        """Ask for its process 1, whole and in part; requests are read to their end, or given up, by a fault too."""
+        whole = (Request(strategy=ONE, pid=1), 4096)
+        part = (Request(show=raw.SHOW_FIXED), raw.BASE)
         try:
             with PidNamespace() as namespace:
-                fd = namespace.procfs.open()
-                for to_its_end in (True, False):
-                    raw.ask(fd, Request(strategy=ONE, pid=1))
-                    assert raw.pids(raw.read(fd, 4096)) == [1]
+                for (request, size), to_its_end in itertools.product((whole, part), (True, False)):
+                    fd = namespace.procfs.open()
+                    raw.ask(fd, request)
+                    assert raw.pids(raw.read(fd, size)) == [1]
+                    if request.show != whole[0].show:
+                        with pytest.raises(OSError, match="Bad address"):
+                            FaultingBuffer(0).read(fd, 4096)
                     if to_its_end:
-                        assert raw.read(fd, 4096) == b""
-                os.close(fd)
+                        raw.drain(fd)
+                    os.close(fd)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
