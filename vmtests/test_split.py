@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import random
+import signal
 import struct
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from functools import partial
 import pytest
 
 from vmtests import oracle, pieces, raw, syscalls
+from vmtests.credentials import ALICE, run_as
 from vmtests.groups import check
-from vmtests.namespaces import PidNamespace
+from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import pause, rename, start_threads, wait_for
 from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CONT, ONE, THREAD, FaultingBuffer, Request
 
@@ -324,6 +326,46 @@ def test_a_half_delivered_target_that_is_gone_ends_the_dump(
     assert raw.read(task_diag, 4096) == b""
 
 
+@pytest.mark.promise("C1", "G6", "N4")
+@pytest.mark.core
+@pytest.mark.parametrize(("hidepid", "strategy"), [("1", ALL), ("1", ALL_THREAD), ("2", ALL), ("2", ALL_THREAD)])
+def test_a_half_delivered_task_that_may_not_be_read_any_more_says_so(
+    world: PidNamespace, hidepid: str, strategy: int
+) -> None:
+    """It stops being dumpable between two reads: listed still, it ends with a cut group; hidden, without a message."""
+    go, starter = os.pipe()
+
+    def live() -> None:
+        os.read(go, 1)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    pid = world.spawn(then=live, who=ALICE)
+    number = world.number(pid)
+    last = world.number(world.sleeping(who=ALICE))
+
+    def look() -> list[raw.Answer]:
+        fd = procfs.open()
+        raw.ask(fd, Request(show=raw.SHOW_FIXED, strategy=strategy))
+        if hidepid == "1":
+            assert [answer.pid for answer in raw.answers(raw.read(fd, raw.BARE))] == [1]
+        assert half_delivered(fd) == number
+        os.write(starter, b"x")
+        wait_for(lambda: oracle.letter(world.procfs.fd, number) == "T", "the process not dumpable")
+        return [answer for part in raw.drain(fd) for answer in raw.answers(part)]
+
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        answers = run_as(ALICE, look)
+    os.close(go)
+    os.close(starter)
+    assert [answer.pid for answer in answers] == ([number, last] if hidepid == "1" else [last])
+    if hidepid == "1":
+        assert answers[0].task_flags == raw.TRUNC
+        assert list(raw.attributes(answers[0])) == [(4, b"")]
+    assert answers[-1].task_flags == 0
+    assert [kind for kind, _ in raw.attributes(answers[-1])] == list(raw.SIZES)
+
+
 @pytest.mark.promise("C3", "O2")
 def test_a_half_delivered_child_that_finds_another_parent_starts_no_other(world: PidNamespace, task_diag: int) -> None:
     """Whether the rest of it comes is open: each group comes at most once, and the dump ends with its target."""
@@ -383,9 +425,9 @@ def test_everything_of_many_tasks_comes_through_any_buffer(crowd: PidNamespace, 
         raw.ask(crowd_diag, request)
         return b"".join(raw.drain(crowd_diag, size))
 
-    wait_for(lambda: dump(1 << 20) == dump(1 << 20), "the crowd to come to rest")
+    wait_for(lambda: dump(1 << 18) == dump(1 << 18), "the crowd to come to rest")
     found = []
-    for size in (1 << 20, 4096, 40_000):
+    for size in (1 << 18, 4096, 40_000):
         stream = dump(size)
         pieces.check_parts(stream)
         found.append(pieces.payloads(stream))

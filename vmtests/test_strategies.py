@@ -134,6 +134,39 @@ def test_thread_shows_the_same_threads_for_any_of_them(world: PidNamespace, task
     assert found(task_diag, Strategy.THREAD, 1) == [(1, 1)]
 
 
+@pytest.mark.promise("O1", "O2")
+@pytest.mark.parametrize("size", [raw.BASE, 4096])
+def test_many_threads_among_few_and_among_more(world: PidNamespace, task_diag: int, gate: Gate, size: int) -> None:
+    """Looking through the process's threads is less work for the one, looking through all pids for the other.
+
+    The pids wrap meanwhile, so that neither has its threads in the order of their ids.
+    """
+    world.spawn(lambda: Path("/proc/sys/kernel/pid_max").write_text("1000"))
+    world.spawn_as(920)
+
+    def live(first: int, second: int) -> None:
+        start_threads(first)
+        gate.wait()
+        start_threads(second)
+        pause()
+
+    pids = [world.spawn(then=partial(live, *counts)) for counts in ((32, 32), (20, 300))]
+    proc = world.procfs.fd
+    processes = [world.number(pid) for pid in pids]
+    for process, count in zip(processes, (33, 21), strict=True):
+        wait_for(lambda process=process, count=count: len(oracle.threads(proc, process)) == count, "the first threads")  # type: ignore[misc]
+    gate.open()
+    gate.open()
+    for process, count in zip(processes, (65, 321), strict=True):
+        wait_for(lambda process=process, count=count: len(oracle.threads(proc, process)) == count, "all threads")  # type: ignore[misc]
+        threads = sorted(oracle.threads(proc, process))
+        assert threads[0] < process, "the pids did not wrap"
+        for start in (0, threads[40], process):
+            raw.ask(task_diag, Request(strategy=THREAD, pid=process, start=start))
+            found = raw.pids(b"".join(raw.drain(task_diag, size)))
+            assert found == [thread for thread in threads if thread >= start]
+
+
 @pytest.mark.promise("G5", "O1", "O2")
 @pytest.mark.parametrize("strategy", [ALL_THREAD, THREAD])
 def test_mem_comes_with_leaders_only(world: PidNamespace, task_diag: int, strategy: int) -> None:
