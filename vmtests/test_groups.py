@@ -110,7 +110,7 @@ def test_the_whole_machine(machine: Population, proc: int, whole_machine: int, s
 
 @pytest.mark.promise("G3", "G4", "G6", "G8")
 def test_kernel_threads(proc: int, whole_machine: int) -> None:
-    """A kernel thread may run at any moment: each is looked at until it has not."""
+    """A kernel thread may run at any moment: each is looked at until it did not run meanwhile."""
     compared = 0
     for pid in oracle.listed(proc):
         truth = partial(of_proc, proc, str(pid))
@@ -118,9 +118,12 @@ def test_kernel_threads(proc: int, whole_machine: int) -> None:
             before = if_there(truth)
             if before is None or not _flags(before) & oracle.PF_KTHREAD:
                 break
-            task = if_there(partial(one, whole_machine, pid))
+            try:
+                task = one(whole_machine, pid)
+            except ProcessLookupError:
+                break
             after = if_there(truth)
-            if task is None or after is None:
+            if after is None:
                 break
             assert task.mem == Mem(*[0] * 8)
             if compare(before, of_answer(task), after):
@@ -140,9 +143,13 @@ def _flags(said: dict[Group, Said]) -> int:
 def test_what_moves_lies_between_what_proc_says_before_and_after(
     machine: Population, proc: int, whole_machine: int
 ) -> None:
-    """The first process has faults, takes time, sleeps, forks and waits all the while."""
+    """The first process has faults, takes time, sleeps, forks and waits all the while, and so does its thread."""
 
     def live() -> None:
+        threading.Thread(target=move, daemon=True).start()
+        move()
+
+    def move() -> None:
         while True:
             mmap.mmap(-1, 16 * PAGE).write(bytes(16 * PAGE))
             if os.fork() == 0:
@@ -151,6 +158,8 @@ def test_what_moves_lies_between_what_proc_says_before_and_after(
             time.sleep(0.001)
 
     pids = [machine.spawn(then=live), machine.running(), os.getpid()]
+    wait_for(lambda: len(oracle.threads(proc, pids[0])) == 2, "the thread")
+    threads = oracle.threads(proc, pids[0])
     first = {pid: of_proc(proc, str(pid)) for pid in pids}
     for _ in range(30):
         before = {pid: of_proc(proc, str(pid)) for pid in pids}
@@ -158,6 +167,12 @@ def test_what_moves_lies_between_what_proc_says_before_and_after(
         after = {pid: of_proc(proc, str(pid)) for pid in pids}
         for pid in pids:
             compare(before[pid], of_answer(everyone[pid]), after[pid])
+
+        earlier = {thread: of_thread(proc, pids[0], thread) for thread in threads}
+        by_thread = ask(whole_machine, Strategy.THREAD, pids[0])
+        later = {thread: of_thread(proc, pids[0], thread) for thread in threads}
+        for thread in threads:
+            compare(earlier[thread], of_answer(by_thread[thread]), later[thread])
     for pid in pids:
         assert first[pid] != before[pid], "nothing moved"
 
