@@ -24,6 +24,7 @@ Sink = Callable[[bytes], object]
 
 PIECE = 1 << 16  # bytes that are taken in at once
 MOMENT = 0.1  # seconds between two looks at what else happens
+RARE = "\x1e"  # begins the mark after the output: what might be its begin has to be held back
 FAREWELL = 2.0  # seconds for what a guest said last to get here
 
 # virtme-ng gives a script's standard error to the console, with the kernel's messages. It gets a port of its own, and
@@ -47,7 +48,7 @@ class Stream(threading.Thread):
         super().__init__(name="workspace-stream", daemon=True)
         self._descriptor = descriptor
         self._begin = f"begin-{token}\n".encode()
-        self._end = f"end-{token}=".encode()
+        self._end = f"{RARE}end-{token}=".encode()
         self._sink = sink
         self._held = b""
         self._stopped = False
@@ -211,7 +212,7 @@ def _ports() -> list[str]:
 
 def _lines(words: Sequence[str], token: str, *, apart: bool) -> list[str]:
     port, device = (f"/dev/virtio-ports/{name}" for name in _PORTS)
-    begin, end = f"echo begin-{token}", f"echo end-{token}=$code"
+    begin, end = f"echo begin-{token}", f"printf '\\{ord(RARE):03o}end-{token}=%d\\n' $code"
     # A subshell that becomes the command: shell builtins such as `exit` are not meant, and the shell's own code
     # for a signal is 128 and its number.
     lines = [begin, f"( exec {shlex.join(words)} ) </dev/null", "code=$?", end]
