@@ -233,8 +233,8 @@ def _parser() -> argparse.ArgumentParser:
             command.epilog = (
                 "The command runs as root in the clone's folder, and can import taskdiag. It has no standard input, "
                 "and the files that it writes go with the guest: what is to be kept, it prints. The exit code is the "
-                f"command's, 128+N if signal N ended it, or {NO_ANSWER} if there is none: nothing was built, or the "
-                "guest died."
+                f"command's, 128+N if signal N ended it, or {NO_ANSWER} if there is none: the kernel did not build, "
+                "the guest died, or nobody reads the output any more."
             )
         if name == "edit":
             command.add_argument("--mutants", action="store_true", help="with vmtests/mutants.patch on a branch on top")
