@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,13 @@ nox.options.error_on_missing_interpreters = True
 def python(session: nox.Session, *words: str) -> None:
     """Run the clone's locked Python, whichever nox this is."""
     session.run(str(environment.ensure()), *words, external=True, env={"PYTHONPATH": str(ROOT / "tools")})
+
+
+def become(*words: str) -> None:
+    """As python(), but in nox's place: nox ends with 0 or 1, whatever a program's exit code is."""
+    path = str(environment.ensure())
+    sys.stdout.flush()
+    os.execve(path, [path, *words], {**os.environ, "PYTHONPATH": str(ROOT / "tools")})
 
 
 @nox.session
@@ -67,8 +75,14 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
-    """Build, boot, and print the guest's tasks as /proc/task-diag tells them. Takes build's options."""
+    """Build, boot, and print the guest's tasks as ps does, by /proc/task-diag. Takes build's options and --accel."""
     python(session, "-m", "workspace", "demo", *session.posargs)
+
+
+@nox.session(default=False)
+def run(session: nox.Session) -> None:
+    """Build, boot, and run a command in the guest; the last session: [build's options] [--accel] COMMAND ..."""
+    become("-m", "workspace", "run", *session.posargs)
 
 
 @nox.session(default=False)

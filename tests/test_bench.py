@@ -309,7 +309,7 @@ def test_a_run_leaves_a_table_and_the_results(
 @pytest.mark.parametrize(
     ("mode", "command_line", "why"),
     [
-        ("panics at boot", "true", "did not get to its end in the guest; its console ended with:\n.*\n.*Kernel panic"),
+        ("panics at boot", "true", "did not start in the guest: the kernel panicked. .*:\n.*\n.*Kernel panic"),
         ("runs", "echo bench: no luck >&2; echo time; exit 1", "exit code 1 in the guest: bench: no luck"),
         ("runs", "kill -9 $PPID; sleep 1", "did not get to its end in the guest"),
     ],

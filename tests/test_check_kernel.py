@@ -10,7 +10,7 @@ import checked_kernel
 import kernel_tree
 import pytest
 
-from workspace import check_kernel, command, shell
+from workspace import check_kernel, command, guest_command
 from workspace.check_bench import Bench, Check
 from workspace.check_kernel import AllNo, Boots, Builds, Unchanged
 from workspace.errors import WorkspaceError
@@ -63,7 +63,7 @@ def test_a_kernel_that_does_not_build_does_not_boot(make: Making) -> None:
 def test_a_boot_counts_only_in_the_kernel_that_was_built(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make()
     told = ["7.3.4\ncat\n", "6.1.0\ncat\n"]
-    monkeypatch.setattr(shell, "execute", lambda *_, **__: (0, told.pop(0)))
+    monkeypatch.setattr(guest_command, "output_of", lambda *_, **__: (0, told.pop(0)))
     assert Boots().run(bench, bench.patches[0]).passed
     assert Boots().run(bench, bench.patches[0]).lines == ("exit code 0, and it said:", "6.1.0", "cat")
     assert not Boots().lasting
@@ -71,7 +71,7 @@ def test_a_boot_counts_only_in_the_kernel_that_was_built(make: Making, monkeypat
     def hangs(*_: object, **__: object) -> None:
         raise WorkspaceError("it did not end in time")
 
-    monkeypatch.setattr(shell, "execute", hangs)
+    monkeypatch.setattr(guest_command, "output_of", hangs)
     with pytest.raises(WorkspaceError, match="in time"):
         Boots().run(bench, bench.patches[0])
 

@@ -1,4 +1,4 @@
-"""The command behind the sessions: ``python -m workspace build|vmtest|bench|mutants|check|demo|shell|edit|export``."""
+"""The command behind the sessions: ``python -m workspace SESSION``, of build, vmtest, check and so on."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from workspace import (
     accelerator,
     bench,
     check,
+    guest_command,
     hunt,
     kconfig,
     kernel,
@@ -34,6 +35,7 @@ from workspace.progress import say
 from workspace.promises import Promises
 from workspace.settings import Paths, Settings
 
+NO_ANSWER = 125  # what `timeout` and `git bisect run` take for "this says nothing about the command"
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -116,12 +118,27 @@ def _do_shell(paths: Paths, settings: Settings, arguments: argparse.Namespace, _
     return shell.interact(built.kernel, paths=paths, wanted=arguments.accel)
 
 
-def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+def _run(paths: Paths, settings: Settings, arguments: argparse.Namespace, words: Sequence[str]) -> int:
     built = _build(paths, settings, arguments)
-    words = ["env", f"PYTHONPATH={paths.root / 'tools'}", sys.executable, "-m", "taskdiag"]
-    code, table = shell.execute(built.kernel, words, paths=paths, wanted=arguments.accel)
-    print(table, end="")
-    return code
+    return guest_command.run(
+        built.kernel,
+        words,
+        paths=paths,
+        stdout=guest_command.onto(sys.stdout.fileno()),
+        stderr=guest_command.onto(sys.stderr.fileno()),
+        wanted=arguments.accel,
+    )
+
+
+def _do_run(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise WorkspaceError("there is no command to run: give one after the options, as in `nox -s run -- uname -r`.")
+    return _run(paths, settings, arguments, words)
+
+
+def _do_demo(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    return _run(paths, settings, arguments, [sys.executable, "-m", "taskdiag", "ps"])
 
 
 def _do_check(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
@@ -187,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
         ("check", _do_check, [source, where], "check each patch: style, warnings, compilers, builds, boots"),
         ("demo", _do_demo, [source, what, where], "build, boot, and print the guest's tasks"),
+        ("run", _do_run, [source, what, where], "build, boot, and run one command in the guest"),
         ("shell", _do_shell, [source, what, where], "build, boot, and open a shell"),
         ("edit", _do_edit, [source], "give the worktree linux/ with the series as commits"),
         ("export", _do_export, [], "write the worktree's commits to patches/"),
@@ -208,6 +226,16 @@ def _parser() -> argparse.ArgumentParser:
                 "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
             )
             command.set_defaults(flavour="mutants")
+        if name == "run":
+            command.add_argument(
+                "words", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the rest of the line, as it is"
+            )
+            command.epilog = (
+                "The command runs as root in the clone's folder, and can import taskdiag. It has no standard input, "
+                "and the files that it writes go with the guest: what is to be kept, it prints. The exit code is the "
+                f"command's, 128+N if signal N ended it, or {NO_ANSWER} if there is none: the kernel did not build, "
+                "the guest died, or nobody reads the output any more."
+            )
         if name == "edit":
             command.add_argument("--mutants", action="store_true", help="with vmtests/mutants.patch on a branch on top")
         if name == "export":
@@ -237,7 +265,7 @@ def _die_with_parent() -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run one command; errors that the user can mend are one sentence, exit code 1 (2: wrong options)."""
+    """Run one command; errors that the user can mend are one sentence, exit code 1 (of `run` 125; 2: wrong options)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(list(words))
     if rest and arguments.command != "vmtest":
@@ -245,14 +273,15 @@ def main(words: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     _die_with_parent()
+    failed = NO_ANSWER if arguments.command == "run" else 1
     try:
         return int(arguments.does(Paths(), Settings.load(), arguments, rest))
     except WorkspaceError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return failed
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return failed
     except OSError as error:
         if not says_no_room(error):
             raise
@@ -262,7 +291,7 @@ def main(words: Sequence[str]) -> int:
             f"{tempfile.gettempdir()}, then run the same command again.",
             file=sys.stderr,
         )
-        return 1
+        return failed
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workspace import accelerator, programs, shell, storage
+from workspace import accelerator, guest_command, programs, storage
 from workspace.errors import WorkspaceError
 from workspace.guest import BOOT
 from workspace.kernel import Kernel
@@ -228,12 +228,12 @@ def run(
                 elif _is_note(line):
                     say(line)
 
-            code, output = shell.execute(
+            code, output = guest_command.output_of(
                 kernel,
                 command,
                 paths=paths,
                 wanted=vm.accelerator,
-                seconds=BOOT + _A_TASK * tasks * (rounds + 2),
+                limit=BOOT + _A_TASK * tasks * (rounds + 2),
                 on_line=on_line,
             )
         lines = output.splitlines()

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from workspace import command, kconfig, kernel, shell, storage
+from workspace import command, guest_command, kconfig, kernel, storage
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
 from workspace.kbuild import Kbuild
 from workspace.kernel import BuildError, Kernel
@@ -73,7 +73,7 @@ class Boots(Check):
         except BuildError:
             return Verdict(False, ("there is no kernel to boot: it does not build.",))
         words = ["sh", "-c", "cat /proc/sys/kernel/osrelease && cat /proc/self/comm"]
-        code, told = shell.execute(built, words, paths=bench.paths, wanted=bench.accelerator)
+        code, told = guest_command.output_of(built, words, paths=bench.paths, wanted=bench.accelerator)
         good = code == 0 and told.splitlines()[:1] == [built.release]
         return Verdict(good, () if good else (f"exit code {code}, and it said:", *told.splitlines()))
 

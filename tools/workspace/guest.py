@@ -163,7 +163,8 @@ def inside(folder: Path, root: Path, lines: Sequence[str]) -> str:
     }
     export = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     script = folder / "run.sh"
-    script.write_text("\n".join([*show, *export, f"cd {shlex.quote(str(root))}", *lines, ""]))
+    # As bytes: words of a command line are in whatever encoding they are.
+    script.write_bytes(os.fsencode("\n".join([*show, *export, f"cd {shlex.quote(str(root))}", *lines, ""])))
     return f"mkdir -p {host}; mount --bind / {host}; exec sh {shlex.quote(f'{host}{script}')}"
 
 

@@ -14,14 +14,12 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from workspace import accelerator, machine
 from workspace.console import Console
-from workspace.deadline import Deadline
 from workspace.errors import WorkspaceError
-from workspace.guest import BOOT, inside
 from workspace.kernel import Kernel
 from workspace.machine import Machine
 from workspace.progress import say
@@ -70,56 +68,6 @@ def interact(kernel: Kernel, *, paths: Paths, wanted: str | None = None) -> int:
 def _drain(console: Console) -> None:
     while not console.ended:
         console.read(1.0)
-
-
-def execute(
-    kernel: Kernel,
-    words: Sequence[str],
-    *,
-    paths: Paths,
-    wanted: str | None = None,
-    seconds: float = BOOT,
-    on_line: Callable[[str], None] = lambda _: None,
-) -> tuple[int, str]:
-    """Boot ``kernel``, run one command in it in the clone's folder; its exit code and standard output.
-
-    ``seconds`` are for boot and command together, on the hardware. ``on_line`` gets each line as it comes, in another
-    thread. A guest that does not get to its end is an error with the console's last lines.
-    """
-    machine.require_tools()
-    vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
-    name = secrets.token_hex(8)
-    into, out = os.pipe()
-    answer_read, answer_write = os.pipe()
-    mark = f"code-{name}"
-    with (
-        machine.run_folder(paths.guests, name) as folder,
-        Console(into, paths.logs / "guest.log") as console,
-    ):
-        script = inside(folder, paths.root, [f"{shlex.join(words)} 2>&1", f"echo {mark}=$?"])
-        answer: list[bytes] = []
-        reader = threading.Thread(target=_collect, args=(answer_read, answer, on_line), daemon=True)
-        with machine.powered(vm, folder, name=name, script=script, stdout=answer_write, stderr=out) as process:
-            os.close(out)
-            os.close(answer_write)
-            reader.start()
-            deadline = Deadline(seconds * vm.slowness)
-            while process.poll() is None and not deadline.expired:
-                console.read(0.5)
-        reader.join(5.0)
-        text = b"".join(answer).decode(errors="replace")
-        output, found, code = text.rpartition(f"{mark}=")
-        if not found:
-            why = "did not end in time" if deadline.expired else "did not get to its end"
-            raise WorkspaceError(f"`{shlex.join(words)}` {why} in the guest; its console ended with:\n{console.tail}")
-        return int(code), output
-
-
-def _collect(descriptor: int, into: list[bytes], on_line: Callable[[str], None]) -> None:
-    with os.fdopen(descriptor, "rb") as file:
-        for line in file:
-            into.append(line)
-            on_line(line.decode(errors="replace").rstrip("\r\n"))
 
 
 # A kept guest: QEMU listens on a socket in the guest's folder, the worker serves a shell on the port behind it.
