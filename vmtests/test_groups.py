@@ -808,8 +808,9 @@ def test_the_processor_and_the_switches(machine: Population, proc: int, whole_ma
         for _ in range(3):
             for cpu in (0, 1):
                 os.sched_setaffinity(0, {cpu})
-        for _ in range(20):
-            time.sleep(0.0001)
+        # A sleep that is over before the CPU is given up is no switch.
+        for _ in range(50):
+            time.sleep(0.001)
 
     pids = {cpu: machine.stopped(partial(_settle, switch, cpu)) for cpu in (0, 1)}
     for cpu, pid in pids.items():
