@@ -575,10 +575,9 @@ def test_a_thread_that_stays_is_shown_once_whatever_others_do(world: PidNamespac
 
 PID_MAX = 400
 STORM = 1.0
-
+"""Seconds that a storm lasts."""
 FEW = 20
 """A storm that has shown no more tasks than this has not begun."""
-"""Seconds that a storm lasts."""
 
 
 def fork_from_threads() -> None:
