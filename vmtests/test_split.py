@@ -326,6 +326,26 @@ def test_a_half_delivered_target_that_is_gone_ends_the_dump(
     assert raw.read(task_diag, 4096) == b""
 
 
+@pytest.mark.promise("C3", "O2", "R6")
+@pytest.mark.core
+@pytest.mark.parametrize("strategy", [ALL, ALL_THREAD])
+def test_a_fault_after_a_half_delivered_task_went_loses_no_other(
+    world: PidNamespace, task_diag: int, strategy: int
+) -> None:
+    first = world.sleeping()
+    number = world.number(first)
+    last = world.number(world.sleeping())
+    raw.ask(task_diag, Request(show=raw.SHOW_FIXED, strategy=strategy, start=number))
+    assert half_delivered(task_diag) == number
+    world.kill(first)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Bad address"):
+            raw.FaultingBuffer(0).read(task_diag, 4096)
+    (answer,) = raw.answers(raw.read(task_diag, 4096))
+    assert (answer.pid, answer.task_flags) == (last, 0)
+    assert [kind for kind, _ in raw.attributes(answer)] == list(raw.SIZES)
+
+
 @pytest.mark.promise("C1", "G6", "N4")
 @pytest.mark.core
 @pytest.mark.parametrize(("hidepid", "strategy"), [("1", ALL), ("1", ALL_THREAD), ("2", ALL), ("2", ALL_THREAD)])

@@ -828,12 +828,18 @@ def seen_by_alice(house: House, hidepid: str, show: int) -> dict[Request, Outcom
         error = "" if readable(pid) else "EPERM" if visible(pid) else "ESRCH"
         for thread in threads:
             outcomes[Request(show=show, strategy=THREAD, pid=thread)] = error or [shown(pid, each) for each in threads]
+            outcomes[Request(show=show, strategy=THREAD, pid=thread, start=0xFFFF_FFFF)] = error or []
             outcomes[Request(show=show, strategy=ONE, pid=thread)] = error or [shown(pid, thread)]
         if error == "EPERM" and not show:
             outcomes[Request(show=show, strategy=ONE, pid=pid)] = [(pid, False)]
     for pid, children in house.children.items():
         family = [shown(child, child) for child in children if readable(child)]
-        outcomes[Request(show=show, strategy=CHILDREN, pid=pid)] = family if visible(pid) else "ESRCH"
+        for thread in house.threads[pid]:
+            # The children's parent would tell whose thread it is.
+            told = readable(pid) or (visible(pid) and thread == pid)
+            error = "" if told else "EPERM" if visible(pid) else "ESRCH"
+            outcomes[Request(show=show, strategy=CHILDREN, pid=thread)] = error or family
+            outcomes[Request(show=show, strategy=CHILDREN, pid=thread, start=0xFFFF_FFFF)] = error or []
     return outcomes
 
 
