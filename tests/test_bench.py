@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -22,7 +23,7 @@ from workspace.bench import WAYS, Look, Measured, Way
 from workspace.errors import WorkspaceError
 from workspace.settings import ROOT, Paths
 
-ON_HOST = tuple(way for way in WAYS if way.name in ("stat", "readdir", "pidfd"))
+ON_HOST = tuple(way for way in WAYS if way.name not in ("base", "bare", "cred", "mem", "ps", "threads", "ten"))
 TASKS = 50
 
 
@@ -72,10 +73,11 @@ def test_the_ways_that_the_host_has_see_the_same_crowd(words: list[str]) -> None
     measured = bench.parse(lines, ON_HOST, tasks=TASKS, rounds=2)
     assert {len(measured.rounds(way)) for way in ON_HOST} == {2}
     assert min(look.nanoseconds for look in measured.looks) > 0
-    assert {look.digest is None for look in measured.looks if look.way == "stat"} == {False}
+    assert {look.way for look in measured.looks if look.digest} == {way.name for way in ON_HOST if way.tells}
     # The order is another one in each round.
+    names = [way.name for way in ON_HOST]
     order = [look.way for look in measured.looks]
-    assert order[:3] + order[3:6] == ["stat", "readdir", "pidfd", "readdir", "pidfd", "stat"]
+    assert order[: 2 * len(names)] == [*names, *names[1:], names[0]]
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_what_cannot_be_measured_is_named(words: list[str], change: dict[int, st
 
 # What is made of their lines
 
-PAIR = (Way("base", "one"), Way("stat", "other"))
+PAIR = (Way("base", "one", tells="base"), Way("stat", "other", tells="base"))
 GOOD = """crowd: other users: Operation not permitted; the crowd goes on without.
 crowd 4
 time 0 base 900 12 4 00000000000000aa
@@ -209,9 +211,9 @@ def test_medians_and_ratios_leave_the_warm_up_out() -> None:
 
 def test_the_table_has_a_line_for_each_way() -> None:
     assert parsed(GOOD.replace("00 1", "00000 1")).table() == (
-        "way         median ms   ns/task    ratio\n"
-        "base             0.20     20000     1.00 base\n"
-        "stat             2.40    240000    12.00 base"
+        "way           median ms   ns/task    ratio\n"
+        "base               0.20     20000     1.00 base\n"
+        "stat               2.40    240000    12.00 base"
     )
 
 
@@ -219,7 +221,7 @@ def test_a_way_without_its_counterpart_has_no_ratio() -> None:
     alone = "".join(line for line in GOOD.splitlines(keepends=True) if " base " not in line)
     measured = parsed(alone, PAIR[1:])
     assert measured.ratios() == {}
-    assert measured.table().endswith("\nstat             0.00       240")
+    assert measured.table().endswith("\nstat               0.00       240")
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,7 @@ def test_a_way_without_its_counterpart_has_no_ratio() -> None:
         ("time 3 stat", "time 2 stat", "is not whole: 7 of 8"),
         (" 2600 10 4 ", " 2600 10 3 ", "do not agree: in round 2, stat saw 3 of the 4 tasks of the crowd"),
         ("stat 2600 10 4 00000000000000bb", "stat 2600 10 4 00000000000000aa", "round 2, stat and base tell different"),
+        ("stat 2600 10 4 00000000000000bb", "stat 2600 10 4 -", "round 2, stat and base tell different"),
     ],
 )
 def test_what_is_torn_or_does_not_agree_is_no_result(old: str, new: str, why: str) -> None:
@@ -243,7 +246,25 @@ def test_what_is_torn_or_does_not_agree_is_no_result(old: str, new: str, why: st
 
 
 def test_a_way_that_tells_less_is_compared_by_its_number_only() -> None:
-    assert parsed(GOOD.replace("stat 2600 10 4 00000000000000bb", "stat 2600 10 4 -")).ratios() == {"stat/base": 12}
+    pair = (PAIR[0], Way("stat", "other"))
+    text = GOOD.replace("stat 2600 10 4 00000000000000bb", "stat 2600 10 4 -")
+    assert parsed(text, pair).ratios() == {"stat/base": 12}
+
+
+def test_a_way_to_look_at_one_process_sees_its_threads() -> None:
+    pair = (PAIR[0], Way("stat", "other", tells="ten", of_one=True))
+    with pytest.raises(WorkspaceError, match="in round 0, stat saw 4 of the 10 tasks of the process with threads"):
+        parsed(GOOD, pair)
+    lines = [re.sub(r"(stat \d+ \d+) 4 ", r"\1 10 ", line) for line in GOOD.splitlines()]
+    assert parsed("\n".join(lines), pair).ratios() == {"stat/base": 12}
+
+
+def test_what_is_measured_apart_is_told_together() -> None:
+    listed = (Way("list", "a list", "list"),)
+    lines = [f"time {number} list {1000 * number} 10 4 -" for number in range(3)]
+    both = parsed(GOOD).and_also(bench.parse([*lines, "end"], listed, tasks=3, rounds=2))
+    assert both.table().splitlines()[-1] == "list               0.00       150     1.00 list"
+    assert list(both.data()["ways"]) == ["base", "stat", "list"]  # type: ignore[call-overload]
 
 
 def test_both_tables_have_the_same_ways() -> None:
@@ -285,9 +306,9 @@ def test_a_run_leaves_a_table_and_the_results(
     built = kernel(tmp_path / "kernel")
     shutil.copytree(headers, built.headers)
     facts = {"series": "patches/ (abc)"}
-    assert bench.run(built, paths=paths, tasks=20, rounds=3, wanted="kvm", facts=facts, ways=ON_HOST) == 0
+    assert bench.run(built, paths=paths, tasks=20, rounds=3, wanted="kvm", facts=facts, ways=ON_HOST, listings=()) == 0
     said = capsys.readouterr()
-    assert [line.split()[0] for line in said.out.splitlines()] == ["way", "stat", "readdir", "pidfd"]
+    assert [line.split()[0] for line in said.out.splitlines()] == ["way", *(way.name for way in ON_HOST)]
     assert "20 tasks sleep, now they are measured." in said.err
     data = json.loads((paths.results / "bench.json").read_text())
     facts = {name: data[name] for name in ("kernel", "build_id", "flavour", "accelerator", "series", "tasks", "rounds")}
@@ -300,7 +321,7 @@ def test_a_run_leaves_a_table_and_the_results(
         "tasks": 20,
         "rounds": 3,
     }
-    assert [len(way["rounds_ns"]) for way in data["ways"].values()] == [3, 3, 3]
+    assert [len(way["rounds_ns"]) for way in data["ways"].values()] == [3] * len(ON_HOST)
     assert data["started"] <= data["finished"]
     assert os.listdir(paths.guests) == []  # noqa: PTH208
     assert list(paths.build.glob(".bench.*")) == []
@@ -323,7 +344,7 @@ def test_a_guest_that_fails_is_one_sentence_and_no_result(
     paths.results.mkdir(parents=True)
     (paths.results / "bench.json").write_text("that of the last run")
     with pytest.raises(WorkspaceError, match=why):
-        bench.run(kernel(tmp_path / "kernel"), paths=paths, wanted="kvm")
+        bench.run(kernel(tmp_path / "kernel"), paths=paths, wanted="kvm", listings=())
     assert not (paths.results / "bench.json").exists()
 
 

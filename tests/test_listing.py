@@ -11,7 +11,7 @@ import stream
 from fake_task_diag import FakeTaskDiag
 from stream import attribute, message
 
-from workspace import listing
+from workspace import bench, listing
 from workspace.listing import Line, Way
 
 
@@ -23,7 +23,11 @@ def crowd() -> Iterator[str]:
 
 def test_proc_and_psutil_tell_the_same_of_the_crowd(crowd: str) -> None:
     _, proc, psutil = listing.ways()
-    assert set(listing.measure((proc, psutil), 2, name=crowd)) == {"/proc", "psutil"}
+    looks = list(listing.measure((proc, psutil), 1, name=crowd))
+    assert [(look.round, look.way, look.crowd) for look in looks] == [
+        (number, way, 21) for number in (0, 1) for way in ("list_proc", "list_psutil")
+    ]
+    assert bench.Look.parse(looks[0].line()) == looks[0]
     lines = [line for line in proc.lines(proc.listed()).values() if line.name == crowd]
     assert len(lines) == 21
     assert {line.state for line in lines} == {"S"}
@@ -47,6 +51,10 @@ def test_ways_that_differ_are_not_compared() -> None:
     def way(name: str, uid: int) -> Way:
         return Way(name, list, lambda _: {7: Line(7, 5, "S", "crowd-3", uid, 0, 0)})
 
-    assert list(listing.measure((way("a", 1), way("b", 1)), 1, name="crowd-3")) == ["a", "b"]
+    assert len(list(listing.measure((way("a", 1), way("b", 1)), 1, name="crowd-3"))) == 4
     with pytest.raises(AssertionError, match="a and b do not tell the same"):
-        listing.measure((way("a", 1), way("b", 2)), 1, name="crowd-3")
+        list(listing.measure((way("a", 1), way("b", 2)), 1, name="crowd-3"))
+
+
+def test_the_benchmark_has_a_line_for_each_way() -> None:
+    assert [way.name for way in listing.ways()] == [way.name for way in bench.LISTINGS]

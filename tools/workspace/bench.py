@@ -1,6 +1,7 @@
 """The benchmark: the median time of each way to look at many tasks, in one guest and with the same tasks.
 
-vmtests/programs/bench.c measures, and has a table of the ways as well; a line for each look comes from the guest.
+vmtests/programs/bench.c measures, and has a table of the ways as well; listing.py measures those in Python. A line for
+each look comes from the guest.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import argparse
 import datetime
 import json
 import os
+import shlex
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,28 +28,54 @@ from workspace.settings import Paths
 
 FILE = "bench.json"
 TASKS = 10000
+THREADS = 10
+"""Of the one process that some ways look at."""
 QUICK_ROUNDS, ROUNDS = 11, 51
 _MOST_TASKS = 1 << 20
 # Seconds on the hardware for one task, to make it or to look at it once in all ways; generous, for a deadline.
-_A_TASK = 100e-6
+_A_TASK = 500e-6
+# The same, of a look in Python.
+_A_TASK_IN_PYTHON = 2e-3
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to look at all tasks; its time is divided by that of the way ``against``."""
+    """One way to look at tasks; its time is divided by that of the way ``against``.
+
+    Ways that tell the same have the same word in ``tells``. ``of_one`` looks at the threads of one process only.
+    """
 
     name: str
     says: str
     against: str = "base"
+    tells: str = ""
+    of_one: bool = False
 
 
 WAYS = (
-    Way("base", "/proc/task-diag, the group BASE of all processes"),
+    Way("base", "/proc/task-diag, the group BASE of all processes", tells="base"),
     Way("bare", "/proc/task-diag, no group: their pids"),
-    Way("stat", "/proc/PID/stat of all processes: open, read, parse, close"),
+    Way("stat", "/proc/PID/stat of all processes: open, read, parse, close", tells="base"),
     Way("readdir", "getdents64() of /proc: their pids"),
     Way("pidfd", "getdents64() of /proc, then pidfd_open(), PIDFD_GET_INFO and close() for each"),
+    Way("cred", "/proc/task-diag, BASE and CRED of all processes", tells="cred"),
+    Way("status", "/proc/PID/status of all processes", "cred", tells="cred"),
+    Way("mem", "/proc/task-diag, MEM of all processes"),
+    Way("statm", "/proc/PID/statm of all processes", "mem"),
+    Way("ps", "/proc/task-diag, BASE, CRED, STAT, IDENT, MEM, SCHED and JOB of all processes", tells="ps"),
+    Way("files", "/proc/PID/stat, statm and status of all processes", "ps", tells="ps"),
+    Way("threads", "/proc/task-diag, BASE of all threads", tells="base"),
+    Way("task", "/proc/PID/task/TID/stat of all threads", "threads", tells="base"),
+    Way("ten", f"/proc/task-diag, BASE of the {THREADS} threads of one process", tells="ten", of_one=True),
+    Way("ten_task", f"/proc/PID/task/TID/stat of these {THREADS}", "ten", tells="ten", of_one=True),
 )
+
+LISTINGS = (
+    Way("list", "the client in Python: seven columns of all processes, by /proc/task-diag", "list"),
+    Way("list_proc", "plain Python: the same by /proc/PID/stat and status", "list"),
+    Way("list_psutil", "psutil: the same", "list"),
+)
+"""What listing.py measures, in this order; fewer rounds of it, since the slowest takes as long as all of the above."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +90,14 @@ class Look:
     digest: str | None
     """Of the fields that it told; None if these are fewer than BASE has."""
 
+    def line(self) -> str:
+        """As ``parse()`` reads it."""
+        told = self.digest or "-"
+        return f"time {self.round} {self.way} {self.nanoseconds} {self.tasks} {self.crowd} {told}"
+
     @classmethod
     def parse(cls, line: str) -> Look:
-        """Read one line of bench.c; raises ValueError."""
+        """Read one line of bench.c or listing.py; raises ValueError."""
         word, number, way, nanoseconds, tasks, crowd, digest = line.split(" ")
         if word != "time" or (digest != "-" and len(digest) != 16):
             raise ValueError(line)
@@ -77,6 +111,10 @@ class Measured:
 
     ways: tuple[Way, ...]
     looks: tuple[Look, ...]
+
+    def and_also(self, other: Measured) -> Measured:
+        """What both measured."""
+        return Measured(self.ways + other.ways, self.looks + other.looks)
 
     def rounds(self, way: Way) -> list[int]:
         """The nanoseconds of ``way`` in each round."""
@@ -102,12 +140,12 @@ class Measured:
 
     def table(self) -> str:
         """Way, median, time for each task, and ratio, a line for each way."""
-        lines = [f"{'way':10} {'median ms':>10} {'ns/task':>9} {'ratio':>8}"]
+        lines = [f"{'way':12} {'median ms':>10} {'ns/task':>9} {'ratio':>8}"]
         for way in self.ways:
             ratio = self.ratio(way)
             shown = "" if ratio is None else f"{ratio:8.2f} {way.against}"
             median = self.median(way)
-            lines.append(f"{way.name:10} {median / 1e6:10.2f} {median / self.tasks(way):9.0f} {shown}".rstrip())
+            lines.append(f"{way.name:12} {median / 1e6:10.2f} {median / self.tasks(way):9.0f} {shown}".rstrip())
         return "\n".join(lines)
 
     def data(self) -> dict[str, object]:
@@ -151,7 +189,7 @@ def parse(lines: Iterable[str], ways: Sequence[Way], *, tasks: int, rounds: int)
             f"the benchmark's output is not whole: {len(set(found) & wanted)} of {len(wanted)} measurements, "
             f"{'with' if ended else 'without'} its end."
         )
-    _agree(looks, ways, crowd=tasks + 1)
+    _agree(looks, {way.name: way for way in ways}, crowd=tasks + 1)
     return Measured(tuple(ways), tuple(looks))
 
 
@@ -160,17 +198,18 @@ def _is_note(line: str) -> bool:
     return line.startswith(("bench: ", "crowd: ", "crowd "))
 
 
-def _agree(looks: Sequence[Look], ways: Sequence[Way], *, crowd: int) -> None:
-    by_place = {(look.round, look.way): look for look in looks}
-    against = {way.name: way.against for way in ways}
+def _agree(looks: Sequence[Look], ways: Mapping[str, Way], *, crowd: int) -> None:
+    told = {(look.round, ways[look.way].tells): look for look in reversed(looks)}
     for look in looks:
-        if look.crowd != crowd:
+        way = ways[look.way]
+        wanted, whose = (THREADS, "process with threads") if way.of_one else (crowd, "crowd")
+        if look.crowd != wanted:
             raise WorkspaceError(
                 f"the ways do not agree: in round {look.round}, {look.way} saw {look.crowd} "
-                f"of the {crowd} tasks of the crowd."
+                f"of the {wanted} tasks of the {whose}."
             )
-        other = by_place.get((look.round, against[look.way]))
-        if other is not None and None not in (look.digest, other.digest) and look.digest != other.digest:
+        other = told[look.round, way.tells]
+        if way.tells and look.digest != other.digest:
             raise WorkspaceError(
                 f"the ways do not agree: in round {look.round}, {look.way} and {other.way} tell different things "
                 "of the crowd."
@@ -190,6 +229,16 @@ def words(folder: Path, ways: Sequence[Way], *, tasks: int, rounds: int, headers
     return [str(bench), str(crowd), str(tasks), str(rounds), *(way.name for way in ways)]
 
 
+def listing_words(*, tasks: int, rounds: int) -> list[str]:
+    """Return the command that measures ``LISTINGS``."""
+    return [sys.executable, "-m", "workspace.listing", "--tasks", str(tasks), "--rounds", str(rounds)]
+
+
+def listing_rounds(rounds: int) -> int:
+    """How often the ``LISTINGS`` are measured where the other ways are so often."""
+    return max(rounds // 10, 1)
+
+
 def _warn_if_busy(load: float, cpus: int) -> None:
     if load > cpus / 2:
         say(f"The host is busy (load {load:.1f} on {cpus} CPUs): the times will be too long, the ratios less exact.")
@@ -204,8 +253,12 @@ def run(
     wanted: str | None = None,
     facts: Mapping[str, str] | None = None,
     ways: Sequence[Way] = WAYS,
+    listings: Sequence[Way] = LISTINGS,
 ) -> int:
-    """Measure ``ways`` in a guest of ``kernel``; print the table, and write ``build/results/bench.json``."""
+    """Measure ``ways`` and ``listings`` in a guest of ``kernel``; print the table, write ``build/results/bench.json``.
+
+    ``listings`` are all of those that listing.py measures, or none.
+    """
     if not kernel.has("CONFIG_TASK_DIAG"):
         raise WorkspaceError(f"the flavour {kernel.flavour} has no /proc/task-diag to measure.")
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
@@ -216,9 +269,15 @@ def run(
         (paths.results / FILE).unlink(missing_ok=True)
         told = {**facts_of(kernel, vm, guests=1), "host_load": round(os.getloadavg()[0], 2)}
         _warn_if_busy(os.getloadavg()[0], os.cpu_count() or 1)
-        say(f"Booting {kernel.release} ({vm.accelerator}): {rounds} rounds of {', '.join(way.name for way in ways)}.")
+        few = listing_rounds(rounds)
+        names = ", ".join(way.name for way in (*ways, *listings))
+        say(f"Booting {kernel.release} ({vm.accelerator}): {rounds} rounds of {names}.")
         command = words(folder, ways, tasks=tasks, rounds=rounds, headers=kernel.headers)
-        with Progress("bench", total=(rounds + 1) * len(ways), unit="measurements") as bar:
+        if listings:
+            both = (command, listing_words(tasks=tasks, rounds=few))
+            command = ["sh", "-c", " && ".join(map(shlex.join, both))]
+        total = (rounds + 1) * len(ways) + (few + 1) * len(listings)
+        with Progress("bench", total=total, unit="measurements") as bar:
 
             def on_line(line: str) -> None:
                 if line.startswith("time "):
@@ -233,14 +292,17 @@ def run(
                 command,
                 paths=paths,
                 wanted=vm.accelerator,
-                limit=BOOT + _A_TASK * tasks * (rounds + 2),
+                limit=BOOT + tasks * (_A_TASK * (rounds + 2) + _A_TASK_IN_PYTHON * (few + 2)),
                 on_line=on_line,
             )
         lines = output.splitlines()
         if code != 0:
             last = ([line for line in lines if _is_note(line)] or lines or [""])[-1]
             raise WorkspaceError(f"the benchmark ended with exit code {code} in the guest: {last}")
-        measured = parse(lines, ways, tasks=tasks, rounds=rounds)
+        half = lines.index("end") + 1 if "end" in lines else len(lines)
+        measured = parse(lines[:half], ways, tasks=tasks, rounds=rounds)
+        if listings:
+            measured = measured.and_also(parse(lines[half:], listings, tasks=tasks, rounds=few))
         data = {
             **told,
             **(facts or {}),

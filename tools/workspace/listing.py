@@ -1,7 +1,7 @@
-"""How long a list of many tasks takes: by task_diag, by reading /proc in plain Python, and by psutil.
+"""How long a list of many tasks takes in Python: by the client, by reading /proc, and by psutil.
 
-``python -m workspace.listing`` makes the tasks, and lists them in each way in one run, in the guest or wherever there
-is a /proc/task-diag. Each list has the same of each task: pid, ppid, state, name, user, time in user and system mode.
+``python -m workspace.listing`` makes the tasks and lists them in each way; the benchmark runs it in its guest. Each
+list has the same of each task: pid, ppid, state, name, user, time in user and system mode.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from taskdiag import State, rows
-from workspace import programs
+from workspace import bench, programs
+from workspace.bench import Look
 
 _STATES = {
     psutil.STATUS_RUNNING: "R",
@@ -96,15 +97,15 @@ def by_psutil() -> list[Any]:
 def ways() -> tuple[Way, ...]:
     """Return the three ways."""
     return (
-        Way("task_diag", by_task_diag, _from_task_diag),
-        Way("/proc", by_proc, _from_proc),
-        Way("psutil", by_psutil, _from_psutil),
+        Way("list", by_task_diag, _from_task_diag),
+        Way("list_proc", by_proc, _from_proc),
+        Way("list_psutil", by_psutil, _from_psutil),
     )
 
 
 @contextmanager
 def crowd(count: int) -> Iterator[str]:
-    """Have ``count`` sleeping processes, and one that they end with; gives the name of them all."""
+    """Have ``count`` processes that sleep, and one that they end with; gives the name of them all."""
     with tempfile.TemporaryDirectory() as folder:
         program = programs.compiled("crowd", Path(folder))
         with subprocess.Popen([program, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
@@ -112,42 +113,43 @@ def crowd(count: int) -> Iterator[str]:
             assert parent.stdout is not None
             if parent.stdout.read(1) != b"+":
                 raise OSError(f"{count} processes could not be made: the machine has too little memory, or pids")
-            yield f"crowd-{parent.pid}"
+            name = f"crowd-{parent.pid}"
+            while any(line.name == name and line.state != "S" for line in _from_proc(by_proc()).values()):
+                time.sleep(0.01)
+            yield name
             parent.stdin.close()
 
 
-def measure(wanted: tuple[Way, ...], times: int, *, name: str) -> dict[str, float]:
-    """Return the seconds that each way takes at its best, in turn; all have to tell the same of all tasks ``name``."""
-    best = dict.fromkeys((way.name for way in wanted), float("inf"))
-    for _ in range(times):
+def measure(wanted: tuple[Way, ...], rounds: int, *, name: str) -> Iterator[Look]:
+    """Take each way in turn, in each round; all have to tell the same of all tasks called ``name``."""
+    for number in range(rounds + 1):
         told = {}
         for way in wanted:
-            start = time.perf_counter()
+            start = time.perf_counter_ns()
             found = way.listed()
-            best[way.name] = min(best[way.name], time.perf_counter() - start)
+            taken = time.perf_counter_ns() - start
             told[way.name] = {line for line in way.lines(found).values() if line.name == name}
+            yield Look(number, way.name, taken, len(found), len(told[way.name]), None)
         first = told[wanted[0].name]
         for other, lines in told.items():
             if lines != first:
                 raise AssertionError(f"{wanted[0].name} and {other} do not tell the same: {sorted(lines ^ first)[:2]}")
-    return best
 
 
 def main() -> int:
-    """Print how long each way takes, and how many times as long as the first one."""
+    """Print a line for each look, as vmtests/programs/bench.c does."""
     parser = argparse.ArgumentParser(prog="python -m workspace.listing", description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=10000, help="how many to make (%(default)s)")
-    parser.add_argument("--times", type=int, default=5, help="how often to list them (%(default)s); the best counts")
+    parser.add_argument("--tasks", type=bench.count, default=bench.TASKS, help="how many to make (%(default)s)")
+    parser.add_argument("--rounds", type=bench.count, default=5, help="how often to list them (%(default)s)")
     options = parser.parse_args()
     try:
         with crowd(options.tasks) as name:
-            best = measure(ways(), options.times, name=name)
+            for look in measure(ways(), options.rounds, name=name):
+                print(look.line(), flush=True)
+            print("end")
     except OSError as error:
-        print(f"listing: {error}", file=sys.stderr)
+        print(f"bench: {error}", file=sys.stderr)
         return 1
-    first = next(iter(best.values()))
-    for name, seconds in best.items():
-        print(f"{name:12} {seconds * 1000:9.1f} ms {seconds / first:7.1f}")
     return 0
 
 

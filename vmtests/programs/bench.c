@@ -12,7 +12,10 @@
  *
  * TASKS is how many were seen, CROWD how many of them belong to the crowd, and
  * DIGEST stands for what was told of these: ways that tell the same fields have
- * the same, those that tell less than BASE have "-". The last line is "end".
+ * the same, those that tell pids only have "-". The last line is "end".
+ *
+ * Ways to look at one process look at one with THREADS threads, and CROWD is
+ * how many of these were seen.
  *
  * What can be kept from one look to the next is kept, in all ways: buffers and
  * open files of /proc itself.
@@ -21,12 +24,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -37,6 +43,15 @@
 
 #define PID_LIMIT	(4 << 20)
 #define WAYS_MAX	64
+#define THREADS		10
+
+/* What is told besides, as far as it stands still: of whom, what has been used, how large */
+enum {
+	UID, EUID, GID, EGID, CAP_EFF,
+	TTY, MINFLT, MAJFLT, UTIME, STIME, PRIORITY, NICE, NR_THREADS, START, PROCESSOR,
+	VSIZE, RSS, SHARED, SWAP,
+	VALUES
+};
 
 /* What is told of one task */
 struct record {
@@ -46,12 +61,13 @@ struct record {
 	int session;
 	char state;
 	char comm[16];
+	uint64_t value[VALUES];
 };
 
 struct way {
 	const char *name;
 	void (*look)(const struct way *way);
-	int tells_base;
+	int tells;			/* more than pids */
 	uint64_t show;
 	uint32_t strategy;
 };
@@ -60,6 +76,9 @@ static struct record *records;
 static long seen, room;
 static char buffer[256 << 10] __attribute__((aligned(8)));
 static int proc;
+static long page, tick;
+/* The process with threads, and their ids */
+static pid_t threaded, threads[THREADS];
 /* By pid: 0 if it is not the crowd's, else the look at which it was last seen. */
 static unsigned int *members;
 
@@ -76,6 +95,7 @@ static struct record *another(int pid)
 		give_up("more tasks than there is room for");
 	}
 	records[seen].pid = pid;
+	memset(records[seen].value, 0, sizeof(records[seen].value));
 	return &records[seen++];
 }
 
@@ -102,6 +122,57 @@ static void take_base(struct record *record, const struct task_diag_base *base)
 	memcpy(record->comm, base->comm, sizeof(record->comm));
 }
 
+static void take_cred(uint64_t *value, const struct task_diag_cred *cred)
+{
+	value[UID] = cred->uid;
+	value[EUID] = cred->euid;
+	value[GID] = cred->gid;
+	value[EGID] = cred->egid;
+	value[CAP_EFF] = cred->cap_effective[0] | (uint64_t)cred->cap_effective[1] << 32;
+}
+
+/* Payloads with 64-bit fields are aligned to 4 bytes, and copied. */
+static void take_stat(uint64_t *value, const void *payload)
+{
+	struct task_diag_stat stat;
+
+	memcpy(&stat, payload, sizeof(stat));
+	value[MINFLT] = stat.minflt;
+	value[MAJFLT] = stat.majflt;
+	value[UTIME] = stat.utime;
+	value[STIME] = stat.stime;
+	value[NR_THREADS] = stat.threads;
+}
+
+static void take_mem(uint64_t *value, const void *payload)
+{
+	struct task_diag_mem mem;
+
+	memcpy(&mem, payload, sizeof(mem));
+	value[VSIZE] = mem.vsize;
+	value[RSS] = mem.rss;
+	value[SHARED] = mem.shared;
+	value[SWAP] = mem.swap;
+}
+
+static void take_sched(uint64_t *value, const void *payload)
+{
+	struct task_diag_sched sched;
+
+	memcpy(&sched, payload, sizeof(sched));
+	value[PRIORITY] = sched.priority;
+	value[NICE] = sched.nice;
+	value[PROCESSOR] = sched.processor;
+}
+
+static void take_ident(uint64_t *value, const void *payload)
+{
+	struct task_diag_ident ident;
+
+	memcpy(&ident, payload, sizeof(ident));
+	value[START] = ident.start_boottime / tick;
+}
+
 static void take_message(const struct nlmsghdr *header)
 {
 	const struct task_diag_msg *message = (const void *)(header + 1);
@@ -117,9 +188,31 @@ static void take_message(const struct nlmsghdr *header)
 
 	while (at < end) {
 		const struct nlattr *attribute = (const void *)at;
+		const void *payload = at + NLA_HDRLEN;
 
-		if (attribute->nla_type == TASK_DIAG_BASE)
-			take_base(record, (const void *)(at + NLA_HDRLEN));
+		switch (attribute->nla_type) {
+		case TASK_DIAG_BASE:
+			take_base(record, payload);
+			break;
+		case TASK_DIAG_CRED:
+			take_cred(record->value, payload);
+			break;
+		case TASK_DIAG_STAT:
+			take_stat(record->value, payload);
+			break;
+		case TASK_DIAG_IDENT:
+			take_ident(record->value, payload);
+			break;
+		case TASK_DIAG_MEM:
+			take_mem(record->value, payload);
+			break;
+		case TASK_DIAG_SCHED:
+			take_sched(record->value, payload);
+			break;
+		case TASK_DIAG_JOB:
+			record->value[TTY] = ((const struct task_diag_job *)payload)->tty_nr;
+			break;
+		}
 		at += NLA_ALIGN(attribute->nla_len);
 	}
 }
@@ -139,6 +232,7 @@ static void by_task_diag(const struct way *way)
 		.request = {
 			.show_flags = way->show,
 			.dump_strategy = way->strategy,
+			.pid = way->strategy == TASK_DIAG_DUMP_THREAD ? threaded : 0,
 		},
 	};
 	ssize_t count;
@@ -165,25 +259,26 @@ static void by_task_diag(const struct way *way)
 
 /* /proc/PID */
 
-static int number(const char **text)
+static int64_t number(const char **text)
 {
-	int negative = **text == '-', value = 0;
+	int negative = **text == '-';
+	int64_t value = 0;
 
 	for (*text += negative; **text >= '0' && **text <= '9'; ++*text)
 		value = value * 10 + (**text - '0');
 	return negative ? -value : value;
 }
 
-static inline void for_each_process(void (*visit)(const char *name))
+/* Visit the entries of @folder, which is open, that are numbers. */
+static inline void for_each_number(int folder, char *text, size_t size,
+				   void (*visit)(const char *name))
 {
 	ssize_t count;
 
-	if (lseek(proc, 0, SEEK_SET))
-		give_up("/proc cannot be read again");
-	while ((count = getdents64(proc, buffer, sizeof(buffer))) > 0) {
-		const char *at = buffer;
+	while ((count = getdents64(folder, text, size)) > 0) {
+		const char *at = text;
 
-		while (at < buffer + count) {
+		while (at < text + count) {
 			const struct dirent64 *entry = (const void *)at;
 
 			if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9')
@@ -191,14 +286,21 @@ static inline void for_each_process(void (*visit)(const char *name))
 			at += entry->d_reclen;
 		}
 	}
-	if (count < 0)
+	if (count < 0 && errno != ENOENT)
 		give_up("/proc");
+}
+
+static inline void for_each_process(void (*visit)(const char *name))
+{
+	if (lseek(proc, 0, SEEK_SET))
+		give_up("/proc cannot be read again");
+	for_each_number(proc, buffer, sizeof(buffer), visit);
 }
 
 /* @file of the process @name, as text; -1 if the process is gone. */
 static ssize_t read_file(const char *name, const char *file, char *text, size_t size)
 {
-	char path[64], *end = stpcpy(path, name);
+	char path[320], *end = stpcpy(path, name);
 	ssize_t count;
 	int fd;
 
@@ -219,7 +321,8 @@ static ssize_t read_file(const char *name, const char *file, char *text, size_t 
 	return count;
 }
 
-static void visit_stat(const char *name)
+/* The fields of stat behind the state, from the fourth on, up to @last; 0 for who is gone. */
+static struct record *take_stat_file(const char *name, int64_t *field, int last)
 {
 	char text[2048];
 	const char *at = text, *comm, *end;
@@ -228,7 +331,7 @@ static void visit_stat(const char *name)
 	size_t length;
 
 	if (count <= 0)
-		return;
+		return NULL;
 	record = another(number(&at));
 	comm = at + 2;
 	/* The name may be anything, what follows it has no bracket. */
@@ -240,17 +343,197 @@ static void visit_stat(const char *name)
 	memset(record->comm + length, 0, sizeof(record->comm) - length);
 	record->state = end[2];
 	at = end + 4;
-	record->ppid = number(&at);
-	at++;
-	record->pgrp = number(&at);
-	at++;
-	record->session = number(&at);
+	for (int i = 4; i <= last; i++, at++)
+		field[i] = number(&at);
+	record->ppid = field[4];
+	record->pgrp = field[5];
+	record->session = field[6];
+	return record;
+}
+
+static void visit_stat(const char *name)
+{
+	int64_t field[7];
+
+	take_stat_file(name, field, 6);
 }
 
 static void by_stat(const struct way *way)
 {
 	(void)way;
 	for_each_process(visit_stat);
+}
+
+/* The @count numbers in a line of status; 0 if it is not there, as in those of kernel threads. */
+static void take_line(const char *text, const char *line, uint64_t *value, int count, int base)
+{
+	const char *at = strstr(text, line);
+	char *end;
+
+	for (int i = 0; i < count; i++)
+		value[i] = 0;
+	if (!at)
+		return;
+	at += strlen(line);
+	for (int i = 0; i < count; i++, at = end)
+		value[i] = strtoull(at, &end, base);
+}
+
+static void take_ids(const char *text, uint64_t *value)
+{
+	uint64_t ids[4];
+
+	take_line(text, "\nUid:", ids, 4, 10);
+	value[UID] = ids[0];
+	value[EUID] = ids[1];
+	take_line(text, "\nGid:", ids, 4, 10);
+	value[GID] = ids[0];
+	value[EGID] = ids[1];
+	take_line(text, "\nCapEff:", &value[CAP_EFF], 1, 16);
+}
+
+/* What BASE and CRED have, but for the process group and the session */
+static void visit_status(const char *name)
+{
+	char text[4096];
+	ssize_t count = read_file(name, "status", text, sizeof(text));
+	struct record *record;
+	const char *at, *end;
+	uint64_t ppid;
+	size_t length;
+
+	if (count <= 0)
+		return;
+	record = another(number(&name));
+	at = text + sizeof("Name:\t") - 1;
+	end = strchr(at, '\n');
+	length = end - at;
+	if (length > sizeof(record->comm) - 1)
+		length = sizeof(record->comm) - 1;
+	memcpy(record->comm, at, length);
+	memset(record->comm + length, 0, sizeof(record->comm) - length);
+	at = strstr(end, "\nState:\t");
+	record->state = at[sizeof("\nState:\t") - 1];
+	take_line(at, "\nPPid:", &ppid, 1, 10);
+	record->ppid = ppid;
+	/* A number that status has once for each namespace: the first is this one's. */
+	take_line(at, "\nNSpgid:", &ppid, 1, 10);
+	record->pgrp = ppid;
+	take_line(at, "\nNSsid:", &ppid, 1, 10);
+	record->session = ppid;
+	take_ids(at, record->value);
+}
+
+static void by_status(const struct way *way)
+{
+	(void)way;
+	for_each_process(visit_status);
+}
+
+static void take_statm(const char *name, uint64_t *value)
+{
+	char text[256];
+	const char *at = text;
+
+	if (read_file(name, "statm", text, sizeof(text)) <= 0)
+		return;
+	value[VSIZE] = number(&at) * page;
+	at++;
+	value[RSS] = number(&at) * page;
+	at++;
+	value[SHARED] = number(&at) * page;
+}
+
+static void visit_statm(const char *name)
+{
+	const char *at = name;
+	struct record *record = another(number(&at));
+
+	take_statm(name, record->value);
+}
+
+static void by_statm(const struct way *way)
+{
+	(void)way;
+	for_each_process(visit_statm);
+}
+
+/* What ps and top read of each process */
+static void visit_all(const char *name)
+{
+	int64_t field[40];
+	struct record *record = take_stat_file(name, field, 39);
+	char text[4096];
+	uint64_t *value;
+
+	if (!record)
+		return;
+	value = record->value;
+	value[TTY] = field[7];
+	value[MINFLT] = field[10];
+	value[MAJFLT] = field[12];
+	value[UTIME] = field[14];
+	value[STIME] = field[15];
+	value[PRIORITY] = field[18];
+	value[NICE] = field[19];
+	value[NR_THREADS] = field[20];
+	value[START] = field[22];
+	value[PROCESSOR] = field[39];
+	take_statm(name, value);
+	if (read_file(name, "status", text, sizeof(text)) > 0) {
+		take_ids(text, value);
+		take_line(text, "\nVmSwap:", &value[SWAP], 1, 10);
+		value[SWAP] *= 1024;
+	}
+}
+
+static void by_files(const struct way *way)
+{
+	(void)way;
+	for_each_process(visit_all);
+}
+
+/* A folder of threads: one is visited at a time. */
+static const char *owner;
+
+static void visit_thread(const char *name)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "%s/task/%s", owner, name);
+	visit_stat(path);
+}
+
+static void visit_threads(const char *name)
+{
+	char path[32], text[4096] __attribute__((aligned(8)));
+	int folder;
+
+	snprintf(path, sizeof(path), "%s/task", name);
+	folder = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder < 0) {
+		if (errno != ENOENT)
+			give_up(path);
+		return;
+	}
+	owner = name;
+	for_each_number(folder, text, sizeof(text), visit_thread);
+	close(folder);
+}
+
+static void by_task(const struct way *way)
+{
+	(void)way;
+	for_each_process(visit_threads);
+}
+
+static void by_task_of_one(const struct way *way)
+{
+	char name[16];
+
+	(void)way;
+	snprintf(name, sizeof(name), "%d", threaded);
+	visit_threads(name);
 }
 
 static void visit_number(const char *name)
@@ -300,6 +583,10 @@ static void by_pidfd(const struct way *way)
 	for_each_process(visit_pidfd);
 }
 
+#define SHOW_CRED	(TASK_DIAG_SHOW_BASE | TASK_DIAG_SHOW_CRED)
+#define SHOW_PS		(SHOW_CRED | TASK_DIAG_SHOW_STAT | TASK_DIAG_SHOW_IDENT | \
+			 TASK_DIAG_SHOW_MEM | TASK_DIAG_SHOW_SCHED | TASK_DIAG_SHOW_JOB)
+
 /* workspace/bench.py has a line for each of these, too. */
 static const struct way ways[] = {
 	{ "base", by_task_diag, 1, TASK_DIAG_SHOW_BASE, TASK_DIAG_DUMP_ALL },
@@ -307,7 +594,22 @@ static const struct way ways[] = {
 	{ "stat", by_stat, 1, 0, 0 },
 	{ "readdir", by_readdir, 0, 0, 0 },
 	{ "pidfd", by_pidfd, 0, 0, 0 },
+	{ "cred", by_task_diag, 1, SHOW_CRED, TASK_DIAG_DUMP_ALL },
+	{ "status", by_status, 1, 0, 0 },
+	{ "mem", by_task_diag, 0, TASK_DIAG_SHOW_MEM, TASK_DIAG_DUMP_ALL },
+	{ "statm", by_statm, 0, 0, 0 },
+	{ "ps", by_task_diag, 1, SHOW_PS, TASK_DIAG_DUMP_ALL },
+	{ "files", by_files, 1, 0, 0 },
+	{ "threads", by_task_diag, 1, TASK_DIAG_SHOW_BASE, TASK_DIAG_DUMP_ALL_THREAD },
+	{ "task", by_task, 1, 0, 0 },
+	{ "ten", by_task_diag, 1, TASK_DIAG_SHOW_BASE, TASK_DIAG_DUMP_THREAD },
+	{ "ten_task", by_task_of_one, 1, 0, 0 },
 };
+
+static int is_of_one(const struct way *way)
+{
+	return way->strategy == TASK_DIAG_DUMP_THREAD || way->look == by_task_of_one;
+}
 
 static const struct way *find_way(const char *name)
 {
@@ -397,6 +699,62 @@ static void wait_for_members(struct crowd crowd, long wanted)
 	}
 }
 
+/* The process with threads */
+
+static void *sleep_for_ever(void *unused)
+{
+	while (pause())
+		;
+	return unused;
+}
+
+static int compare(const void *one, const void *other)
+{
+	return *(const pid_t *)one - *(const pid_t *)other;
+}
+
+static void start_threads(void)
+{
+	char path[32];
+
+	threaded = fork();
+	if (threaded < 0)
+		give_up("fork");
+	if (!threaded) {
+		pthread_t thread;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (int i = 1; i < THREADS; i++)
+			if (pthread_create(&thread, NULL, sleep_for_ever, NULL))
+				_exit(1);
+		sleep_for_ever(NULL);
+	}
+	snprintf(path, sizeof(path), "%d", threaded);
+	for (int tries = 0; tries < 1000; tries++) {
+		int asleep = 0;
+
+		seen = 0;
+		visit_threads(path);
+		for (long i = 0; i < seen; i++) {
+			threads[i % THREADS] = records[i].pid;
+			asleep += records[i].state == 'S';
+		}
+		if (asleep == THREADS) {
+			qsort(threads, THREADS, sizeof(*threads), compare);
+			return;
+		}
+		usleep(10000);
+	}
+	fprintf(stderr, "bench: a process cannot have %d threads.\n", THREADS);
+	exit(1);
+}
+
+static void end_threads(void)
+{
+	kill(threaded, SIGKILL);
+	waitpid(threaded, NULL, 0);
+}
+
 static uint64_t hashed(uint64_t hash, const void *data, size_t size)
 {
 	const unsigned char *byte = data;
@@ -408,7 +766,7 @@ static uint64_t hashed(uint64_t hash, const void *data, size_t size)
 
 static void report(int round, const struct way *way, int64_t nanoseconds)
 {
-	static unsigned int look = 1;
+	static unsigned int look = 1, looked[THREADS];
 	uint64_t digest = 0;
 	long found = 0;
 
@@ -418,19 +776,29 @@ static void report(int round, const struct way *way, int64_t nanoseconds)
 		uint64_t hash = 0xcbf29ce484222325;
 
 		/* One that is told twice counts once. */
-		if (record->pid >= PID_LIMIT || !members[record->pid] || members[record->pid] == look)
-			continue;
-		members[record->pid] = look;
+		if (is_of_one(way)) {
+			const pid_t *thread = bsearch(&record->pid, threads, THREADS,
+						      sizeof(*threads), compare);
+
+			if (!thread || looked[thread - threads] == look)
+				continue;
+			looked[thread - threads] = look;
+		} else {
+			if (record->pid >= PID_LIMIT || !members[record->pid] || members[record->pid] == look)
+				continue;
+			members[record->pid] = look;
+		}
 		found++;
 		hash = hashed(hash, &record->pid, sizeof(record->pid));
 		hash = hashed(hash, &record->ppid, sizeof(record->ppid));
 		hash = hashed(hash, &record->pgrp, sizeof(record->pgrp));
 		hash = hashed(hash, &record->session, sizeof(record->session));
 		hash = hashed(hash, &record->state, sizeof(record->state));
+		hash = hashed(hash, record->value, sizeof(record->value));
 		digest += hashed(hash, record->comm, sizeof(record->comm));
 	}
 	printf("time %d %s %lld %ld %ld ", round, way->name, (long long)nanoseconds, seen, found);
-	if (way->tells_base)
+	if (way->tells)
 		printf("%016llx\n", (unsigned long long)digest);
 	else
 		puts("-");
@@ -470,6 +838,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < wanted; i++)
 		chosen[i] = find_way(argv[4 + i]);
 
+	page = sysconf(_SC_PAGESIZE);
+	tick = 1000000000 / sysconf(_SC_CLK_TCK);
 	proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (proc < 0)
 		give_up("/proc");
@@ -482,6 +852,7 @@ int main(int argc, char **argv)
 	memset(records, 0, room * sizeof(*records));
 	memset(buffer, 0, sizeof(buffer));
 	wait_for_members(crowd, count + 1);
+	start_threads();
 	printf("crowd %ld\n", count + 1);
 	fflush(stdout);
 	stay_here();
@@ -500,6 +871,7 @@ int main(int argc, char **argv)
 	}
 	puts("end");
 	fflush(stdout);
+	end_threads();
 	end_crowd(crowd);
 	return 0;
 }
