@@ -38,7 +38,7 @@ def odd(pid: int, cuts: random.Random) -> bytes:
         99: b"unknown",
     }
     kept = {kind: payload for kind, payload in attributes.items() if cuts.random() < 0.7}
-    match cuts.randrange(4):
+    match cuts.randrange(5):
         case 0:
             return message(pid)
         case 1:
@@ -46,6 +46,8 @@ def odd(pid: int, cuts: random.Random) -> bytes:
             return message(pid, *(attribute(*pair) for pair in cuts.sample(list(grown), len(kept))))
         case 2:
             return message(pid, attribute(stream.BASE, stream.base(pid)), flags=stream.CONT)
+        case 3:
+            return message(pid, attribute(stream.BASE, stream.base(pid)), attribute(4, b""), flags=stream.TRUNC)
         case _:
             return stream.split(pid, kept, cuts)
 

@@ -31,12 +31,11 @@ WHOLE = message(
         stream.vma(4096, 8192, 1 << 40 | 0b1101, b"/bin/a", STATISTICS) + stream.vma(8192, 12288, name=b"[heap]"),
     ),
     attribute(stream.STAT, stream.stat((1, 2, 3, 4), (5, 6, 7, 8), 9)),
-    attribute(stream.CMDLINE, b"a\0b c\0"),
-    attribute(stream.IDENT, stream.ident(1, 2, 3)),
     attribute(99, b"unknown"),
+    attribute(stream.CMDLINE, b"a\0b c\0"),
     tgid=8,
-    flags=stream.TRUNC,
-)
+    flags=stream.TRUNC | stream.CONT,
+) + message(9, attribute(stream.IDENT, stream.ident(1, 2, 3)), attribute(stream.MEM, b""), tgid=8, flags=stream.TRUNC)
 BARE = message(10, attribute(stream.BASE, stream.base(10, state=77)), flags=stream.CONT)
 
 
@@ -107,6 +106,7 @@ def test_json_has_all_that_came_and_nothing_else() -> None:
         "ident": {"start_boottime": 1, "inode": 2, "cgroup": 3},
         "cmdline": "a\0b c\0",
         "cmdline_cut": True,
+        "cut": ["CMDLINE", "MEM"],
     }
     assert [(area["start"], area["name"], area["flags"]) for area in areas] == [
         (4096, "/bin/a", ["READ", "EXEC", "SHARED", 1 << 40]),
@@ -220,7 +220,7 @@ def test_a_recording_is_shown_from_a_pipe() -> None:
 @pytest.mark.parametrize(
     ("recorded", "sentence"),
     [
-        (WHOLE[:-4], f"the stream ends inside a message of {len(WHOLE)} bytes, at byte 0"),
+        (BARE[:-4], f"the stream ends inside a message of {len(BARE)} bytes, at byte 0"),
         (b"no recording at all", "message type "),
     ],
 )

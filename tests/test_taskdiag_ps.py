@@ -26,7 +26,7 @@ import stream
 from fake_task_diag import FakeTaskDiag
 from stream import attribute, message
 
-from taskdiag import wire
+from taskdiag import Group, wire
 from taskdiag.__main__ import main
 from taskdiag.ps import host
 from taskdiag.ps.column import COLUMNS
@@ -166,17 +166,28 @@ def test_a_kernel_thread_has_its_long_name(machine: Machine) -> None:
 
 def test_a_command_line_that_was_cut_is_read_to_its_end(machine: Machine) -> None:
     long = b"x" * 70000
-    attributes = (
-        attribute(stream.BASE, stream.base(5)),
-        attribute(stream.CMDLINE, long[:65528]),
-        attribute(stream.JOB, stream.job()),
-    )
-    machine.kernel.messages = [message(5, *attributes, flags=stream.TRUNC)]
+    cut = attribute(stream.BASE, stream.base(5)), attribute(stream.CMDLINE, long[:65528])
+    machine.kernel.messages = [
+        message(5, *cut, flags=stream.TRUNC | stream.CONT),
+        message(5, attribute(stream.JOB, stream.job())),
+    ]
     (machine.proc / "5").mkdir()
     (machine.proc / "5" / "cmdline").write_bytes(long + b"\0y\0")
     assert machine.ps("-o", "args=") == [f"{long.decode()} y"]
     (machine.proc / "5" / "cmdline").unlink()
     assert machine.ps("-o", "args=") == [long[:65528].decode()]
+
+
+def test_a_kernel_without_command_lines_has_a_file_of_each(machine: Machine) -> None:
+    """The strategy and the other groups are those that were asked for."""
+    machine.kernel.known &= ~(1 << Group.CMDLINE)
+    machine.kernel.messages = [
+        message(pid, attribute(stream.BASE, stream.base(pid)), attribute(stream.JOB, stream.job())) for pid in (5, 6)
+    ]
+    (machine.proc / "5").mkdir()
+    (machine.proc / "5" / "cmdline").write_bytes(b"x\0y\0")
+    assert machine.ps("-o", "pid=,args=") == ["      5 x y", "      6 [sh]"]
+    assert machine.kernel.requests[-1] == (1 << Group.BASE | 1 << Group.JOB, 0, 0)
 
 
 def test_a_cgroup_is_read_once(machine: Machine) -> None:

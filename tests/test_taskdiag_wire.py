@@ -163,9 +163,10 @@ def test_joining_takes_no_more_messages_than_it_needs() -> None:
 GROUPS = {
     stream.BASE: stream.base(9),
     stream.CRED: stream.cred((1, 2, 3, 4)),
-    stream.CMDLINE: bytes(range(1, 256)) * 4,
     stream.STAT: stream.stat(times=(5, 6, 7, 8)),
     99: b"later",
+    # What is cut comes last.
+    stream.CMDLINE: bytes(range(1, 256)) * 4,
 }
 
 
@@ -178,6 +179,21 @@ def test_every_split_of_a_task_gives_the_same_record(seed: int) -> None:
     assert (second.pid, second.complete, second.flags) == (10, True, 0)
     assert first.cmdline_cut
     assert not second.cmdline_cut
+
+
+def test_a_group_of_which_nothing_could_be_had_is_none() -> None:
+    cut = attribute(stream.BASE, stream.base(9)), attribute(stream.MEM, b"")
+    first, second = tasks(
+        message(9, *cut, flags=stream.TRUNC | stream.CONT)
+        + message(9, attribute(stream.JOB, stream.job()))
+        + message(10, attribute(stream.MEM, stream.mem()))
+    )
+    assert (first.mem, first.complete, first.cmdline_cut) == (None, True, False)
+    assert first.cut == {Group.MEM}
+    assert first.base is not None
+    assert first.job is not None
+    assert second.mem is not None
+    assert second.cut == frozenset()
 
 
 def test_the_parts_of_a_task_are_joined_within_one_message_too() -> None:

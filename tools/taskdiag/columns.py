@@ -42,8 +42,8 @@ class Columns:
 
     A name is a group of fixed layout and a member of it, as its record has them (``base.ppid``, ``cred.euid``,
     ``stat.utime``; not the capabilities), or ``pid`` or ``tgid``, which every task has. A value is an int, or bytes
-    (``base.comm``, without the NUL); None where the group may not be read. ``base.state`` is a plain number.
-    A task that went while it was being told of is left out.
+    (``base.comm``, without the NUL); None where the group may not be read, or was cut. ``base.state`` is a plain
+    number. A task that went while it was being told of is left out.
     """
 
     def __init__(self, *names: str) -> None:
@@ -67,7 +67,7 @@ class Columns:
                 message, end = wire.decode_one(buffer, at)
                 if parts and not wire.continues(parts[-1], message):
                     parts = []
-                if parts or message.flags & uapi.FLAG_CONT:
+                if parts or message.flags & (uapi.FLAG_CONT | uapi.FLAG_TRUNC):
                     parts.append(message)
                     if not message.flags & uapi.FLAG_CONT:
                         yield self._batch(wire.joined(parts))

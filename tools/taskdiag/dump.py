@@ -101,8 +101,8 @@ def as_json(task: Task) -> dict[str, Any]:
     """Return all that is known of a task, in the types that JSON has.
 
     The groups that came are objects with the fields of their records (``vma`` a list of them, ``cmdline`` a string
-    with the NULs in it); bytes are text of UTF-8, a byte that is none of it as Python's surrogateescape has it;
-    states and flags go by their names, what has none is a number.
+    with the NULs in it); ``cut`` names those of which not all could be had. Bytes are text of UTF-8, a byte that is
+    none of it as Python's surrogateescape has it; states and flags go by their names, what has none is a number.
     """
     shown: dict[str, Any] = {"pid": task.pid, "tgid": task.tgid, "complete": task.complete}
     for name in ("base", "cred", "stat", "ident", "mem", "sched", "job"):
@@ -111,6 +111,8 @@ def as_json(task: Task) -> dict[str, Any]:
     if task.cmdline is not None:
         shown["cmdline"] = _plain(task.cmdline)
         shown["cmdline_cut"] = task.cmdline_cut
+    if task.cut:
+        shown["cut"] = [_name_of(kind) for kind in sorted(task.cut)]
     if task.vmas is not None:
         shown["vma"] = [_plain(dataclasses.asdict(area)) for area in task.vmas]
     return shown
@@ -129,6 +131,10 @@ def _plain(value: Any) -> Any:
             return [flag.name for flag in value] + ([unnamed] if unnamed else [])
         case _:
             return value
+
+
+def _name_of(kind: int) -> str | int:
+    return next((group.name for group in Group if group == kind), kind)
 
 
 def _write_json(tasks: Iterable[Task], screen: Screen) -> None:

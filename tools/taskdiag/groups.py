@@ -201,7 +201,7 @@ class Mem(Record):
 
 @dataclass(frozen=True, slots=True)
 class Sched(Record):
-    """Group SCHED. Switches are counted as in STAT: of the process, or of the thread."""
+    """Group SCHED, of the task itself in every dump, never of the whole process."""
 
     group: ClassVar[Group] = Group.SCHED
     layout: ClassVar[Layout] = uapi.TASK_DIAG_SCHED

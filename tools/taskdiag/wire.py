@@ -55,7 +55,12 @@ class Task:
     complete: bool
     """False if more was announced (CONT) and never came: the task had gone."""
     payloads: dict[int, bytes]
-    """By attribute type; known types and unknown ones alike. An absent group was refused."""
+    """By attribute type; known types and unknown ones alike. An absent group was refused, or is in ``cut``."""
+    cut: frozenset[int] = frozenset()
+    """The types of which not all could be had: the task was in the middle of an execve(), or may not be read any more.
+
+    Of groups of a fixed layout there is then nothing: they can be asked for again.
+    """
 
     @cached_property
     def base(self) -> Base | None:
@@ -86,7 +91,7 @@ class Task:
     @property
     def cmdline_cut(self) -> bool:
         """Whether the command line is longer than what is given of it."""
-        return bool(self.flags & uapi.FLAG_TRUNC)
+        return Group.CMDLINE in self.cut
 
     @cached_property
     def ident(self) -> Ident | None:
@@ -196,14 +201,21 @@ def joined(parts: list[Message]) -> Task:
             for kind, payload in part.attributes:
                 pieces.setdefault(kind, []).append(payload)
         payloads = {kind: b"".join(payload) for kind, payload in pieces.items()}
+    cut = set()
     for part in parts:
         flags |= part.flags
+        if part.flags & uapi.FLAG_TRUNC and part.attributes:
+            kind, _ = part.attributes[-1]
+            cut.add(kind)
+            if kind in uapi.LAYOUTS:
+                del payloads[kind]
     return Task(
         pid=first.pid,
         tgid=first.tgid,
         flags=flags & ~uapi.FLAG_CONT,
         complete=not parts[-1].flags & uapi.FLAG_CONT,
         payloads=payloads,
+        cut=frozenset(cut),
     )
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from taskdiag.client import Transaction
-from taskdiag.errors import NoSuchTaskError, RefusedError
+from taskdiag.errors import NoSuchTaskError, RefusedError, UnknownGroupError
 from taskdiag.ps.column import COLUMNS
 from taskdiag.ps.forest import forest
 from taskdiag.ps.host import Host
@@ -125,7 +125,15 @@ def _with_threads(processes: Mapping[int, Process], tasks: Iterable[Task]) -> It
 def _dump(groups: frozenset[Group], strategy: Strategy, pids: Collection[int], proc: Path) -> Iterator[Task]:
     """Give the tasks of which everything may be read, and that were there to the end."""
     for pid in sorted(pids):
-        with Transaction(groups, strategy, pid=pid, proc=proc) as tasks:
+        try:
+            transaction = Transaction(groups, strategy, pid=pid, proc=proc)
+        except UnknownGroupError as error:
+            if error.groups != {Group.CMDLINE}:
+                raise
+            # There is a file for it.
+            groups -= error.groups
+            transaction = Transaction(groups, strategy, pid=pid, proc=proc)
+        with transaction as tasks:
             try:
                 for task in tasks:
                     if task.complete and groups <= task.payloads.keys():

@@ -162,8 +162,8 @@ class Process:
     @cached_property
     def command(self) -> str:
         """The command line with spaces between its words; without one, the name in brackets."""
-        raw = self.leader.cmdline or b""
-        if self.leader.cmdline_cut:
+        raw = self.leader.cmdline
+        if raw is None or self.leader.cmdline_cut:
             raw = self.host.command_line(self.leader.pid) or raw
         if not raw:
             return f"[{self.name}]{' <defunct>' if self.letter == 'Z' else ''}"
