@@ -109,7 +109,7 @@ def test_one_of_another_task_is_not_stalled(holder: Holder, hidepid: str) -> Non
 MEM = 7
 
 
-@pytest.mark.promise("N7", "R11", "C1", "G5")
+@pytest.mark.promise("N7", "R11", "C1", "C3", "G5")
 @pytest.mark.core
 @pytest.mark.parametrize("show", [1 << MEM, raw.SHOW_BASE | 1 << MEM, raw.SHOW_FIXED])
 @pytest.mark.parametrize("hidepid", ["1", "2", "4"])
