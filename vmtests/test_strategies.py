@@ -290,6 +290,15 @@ def test_children_of_a_thread_are_those_of_its_process(family: Family, task_diag
         assert numbers(task_diag, CHILDREN, thread) == oracle.children(proc, family.head)
 
 
+@pytest.mark.promise("O2")
+@pytest.mark.core
+def test_who_is_traced_is_not_the_tracers_child(machine: Population, whole_machine: int) -> None:
+    pid = machine.sleeping()
+    tracer = machine.spawn(partial(syscalls.ptrace, syscalls.PTRACE_SEIZE, pid), state="S")
+    assert numbers(whole_machine, CHILDREN, tracer) == []
+    assert {pid, tracer} <= set(numbers(whole_machine, CHILDREN, os.getpid()))
+
+
 @pytest.mark.promise("O2", "R2")
 def test_no_children_is_an_empty_answer(world: PidNamespace, task_diag: int) -> None:
     for pid in (world.sleeping(), world.zombie()):
