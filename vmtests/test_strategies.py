@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from taskdiag import Group, Strategy
+from taskdiag import Base, Group, Strategy
 from vmtests import oracle, raw, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, fork, handed_over, run_as
 from vmtests.groups import agree, ask
@@ -352,6 +352,29 @@ def test_orphans_are_children_of_the_subreaper(world: PidNamespace, task_diag: i
     os.close(of_reaper)
     assert numbers(task_diag, CHILDREN, reaper) == children == oracle.children(proc, reaper)
     assert {task.base.ppid for task in ask(task_diag, Strategy.CHILDREN, reaper).values() if task.base} == {reaper}
+
+
+@pytest.mark.promise("O2", "G4")
+@pytest.mark.core
+def test_a_child_is_shown_with_the_parent_that_it_is_shown_for(world: PidNamespace, task_diag: int) -> None:
+    """The parent is killed while its children are looked at."""
+
+    def live() -> None:
+        for _ in range(4):
+            fork(pause)
+
+    for _ in range(15):
+        pid = world.spawn(live, state="S")
+        number = world.number(pid)
+        wait_for(lambda number=number: len(oracle.children(world.procfs.fd, number)) == 4, "the children")  # type: ignore[misc]
+        raw.ask(task_diag, Request(strategy=CHILDREN, pid=number))
+        os.kill(pid, signal.SIGKILL)
+        try:
+            answers = list(raw.answers(b"".join(raw.drain(task_diag))))
+        except ProcessLookupError:
+            answers = []
+        assert {Base.decode(payload).ppid for answer in answers for _, payload in raw.attributes(answer)} <= {number}
+        world.reap(pid)
 
 
 # The target
