@@ -532,7 +532,7 @@ def test_a_process_whose_leader_has_exited(machine: Population, proc: int, whole
 
 
 @pytest.mark.promise("C4", "G5", "G8", "O1", "O2", "R5")
-@pytest.mark.deadline(60)
+@pytest.mark.deadline(240)
 def test_ten_thousand_threads_in_one_process(
     machine: Population, proc: int, whole_machine: int, tmp_path: Path
 ) -> None:
