@@ -835,6 +835,7 @@ def test_a_thread_is_scheduled_by_itself(machine: Population, proc: int, whole_m
 
     pid = machine.stopped(live)
     (thread,) = set(oracle.threads(proc, pid)) - {pid}
+    os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
     os.setpriority(os.PRIO_PROCESS, thread, 7)
     for strategy, target in ((Strategy.THREAD, pid), (Strategy.ALL_THREAD, 0)):
         found = ask(whole_machine, strategy, target)
@@ -842,6 +843,7 @@ def test_a_thread_is_scheduled_by_itself(machine: Population, proc: int, whole_m
         assert leader is not None
         assert other is not None
         assert (leader.nice, other.nice) == (0, 7)
+        assert (leader.policy, other.policy) == (os.SCHED_OTHER, os.SCHED_BATCH)
         assert leader.nvcsw > other.nvcsw
         for task in (pid, thread):
             assert of_answer(found[task]) == of_thread(proc, pid, task)
