@@ -287,6 +287,14 @@ def test_marks_are_found_however_they_are_cut(size: int) -> None:
     assert (stream.begun, b"".join(got), stream.code) == (True, b"\x1eend-a\x1eend-\n", 12)
 
 
+@pytest.mark.parametrize("late", [b"late", b"late\n", b"1\n2\n"])
+def test_what_is_written_behind_the_end_is_no_part_of_it(late: bytes) -> None:
+    got: list[bytes] = []
+    stream = Stream(-1, "ab", got.append)
+    stream.take_in(b"begin-ab\nx\x1eend-ab=7\n" + late)
+    assert (b"".join(got), stream.code) == (b"x", 7)
+
+
 def test_only_what_may_be_a_mark_is_held_back() -> None:
     got: list[bytes] = []
     stream = Stream(-1, "ab", got.append)

@@ -12,7 +12,7 @@ from fake_task_diag import FakeTaskDiag
 from stream import attribute, message
 
 from workspace import bench, listing
-from workspace.listing import Line, Way
+from workspace.listing import Line, Listing
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_task_diag_tells_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ways_that_differ_are_not_compared() -> None:
-    def way(name: str, uid: int) -> Way:
-        return Way(name, list, lambda _: {7: Line(7, 5, "S", "crowd-3", uid, 0, 0)})
+    def way(name: str, uid: int) -> Listing:
+        return Listing(name, list, lambda _: {7: Line(7, 5, "S", "crowd-3", uid, 0, 0)})
 
     assert len(list(listing.measure((way("a", 1), way("b", 1)), 1, name="crowd-3"))) == 4
     with pytest.raises(AssertionError, match="a and b do not tell the same"):

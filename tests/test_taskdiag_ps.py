@@ -357,6 +357,13 @@ def test_a_kernel_without_the_groups_is_one_sentence_and_no_heading(machine: Mac
     assert captured.err == "taskdiag: this kernel's task_diag does not have the groups CRED, MEM (EINVAL)\n"
 
 
+def test_a_process_whose_memory_an_execve_hides_is_a_line(machine: Machine) -> None:
+    cut = attribute(stream.BASE, stream.base(5)), attribute(stream.MEM, b"")
+    whole = attribute(stream.BASE, stream.base(6)), attribute(stream.MEM, stream.mem(rss=8192))
+    machine.kernel.messages = [message(5, *cut, flags=stream.TRUNC), message(6, *whole)]
+    assert machine.ps("-o", "pid=,rss=") == ["      5     0", "      6     8"]
+
+
 def test_a_circle_of_parents_is_shown_once(machine: Machine) -> None:
     parents = {5: 6, 6: 7, 7: 5, 8: 1, 9: 9}
     machine.kernel.messages = [

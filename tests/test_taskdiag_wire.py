@@ -194,6 +194,9 @@ def test_a_group_of_which_nothing_could_be_had_is_none() -> None:
     assert first.job is not None
     assert second.mem is not None
     assert second.cut == frozenset()
+    twice = message(9, attribute(stream.MEM, b""), flags=stream.TRUNC | stream.CONT)
+    (task,) = tasks(twice + message(9, attribute(stream.MEM, b""), flags=stream.TRUNC))
+    assert (task.mem, task.payloads) == (None, {})
 
 
 def test_the_parts_of_a_task_are_joined_within_one_message_too() -> None:

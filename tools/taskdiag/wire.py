@@ -55,11 +55,12 @@ class Task:
     complete: bool
     """False if more was announced (CONT) and never came: the task had gone."""
     payloads: dict[int, bytes]
-    """By attribute type; known types and unknown ones alike. An absent group was refused, or is in ``cut``."""
+    """By attribute type; known types and unknown ones alike. An absent group was refused, comes with the leader only,
+    or is in ``cut``.
+    """
     cut: frozenset[int] = frozenset()
-    """The types of which not all could be had: the task was in the middle of an execve(), or may not be read any more.
-
-    Of groups of a fixed layout there is then nothing: they can be asked for again.
+    """The types of which not all could be had: a command line that is too long, a group that cannot be read while the
+    task calls execve(), or one that may not be read any more. Of groups of a fixed layout there is then nothing.
     """
 
     @cached_property
@@ -208,7 +209,7 @@ def joined(parts: list[Message]) -> Task:
             kind, _ = part.attributes[-1]
             cut.add(kind)
             if kind in uapi.LAYOUTS:
-                del payloads[kind]
+                payloads.pop(kind, None)
     return Task(
         pid=first.pid,
         tgid=first.tgid,

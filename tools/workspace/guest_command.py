@@ -54,7 +54,7 @@ class Stream(threading.Thread):
         self._stopped = False
         self.begun = False
         self.code: int | None = None
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def stop(self) -> None:
         """Whatever comes from now on is of no interest."""
@@ -73,7 +73,7 @@ class Stream(threading.Thread):
                 if not data:
                     break
                 self.take_in(data)
-        except OSError as error:
+        except Exception as error:
             # Of the sink: nobody reads it any more, or there is no room.
             self.error = error
         finally:
@@ -92,8 +92,10 @@ class Stream(threading.Thread):
         output, found, number = self._held.partition(self._end)
         if found:
             self._held = found + number
-            if number.endswith(b"\n"):
-                self.code = int(number)
+            # What the command left behind may still write.
+            code, whole, _ = number.partition(b"\n")
+            if whole:
+                self.code = int(code)
         else:
             # The mark may have come in part.
             sizes = range(min(len(self._end), len(output)), 0, -1)
@@ -117,6 +119,7 @@ def run(
 
     ``stdout`` and ``stderr`` get what it writes as it comes, in other threads; without ``stderr`` both go to
     ``stdout``, in order. The command has no standard input. ``limit`` is in seconds on the hardware, after the boot.
+    Raises GuestError if the guest ends before the command, and what ``stdout`` or ``stderr`` raise.
     """
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
@@ -175,7 +178,10 @@ def output_of(
     limit: float = BOOT,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, str]:
-    """Run one command as ``run()`` does; its exit code and all that it printed. ``on_line`` gets each whole line."""
+    """Run one command as ``run()`` does; its exit code and all that it printed; raises GuestError as that.
+
+    ``on_line`` gets each whole line, in another thread. ``limit`` is in seconds on the hardware, after the boot.
+    """
     pieces: list[bytes] = []
     begun = b""
 
@@ -224,7 +230,7 @@ def _lines(words: Sequence[str], token: str, *, apart: bool) -> list[str]:
     # virtme-ng leaves these open in a script: they are its own ports.
     lines.insert(0, "exec 3>&- 4>&- 5>&-")
     # What is on its way to the host is lost when the guest powers off. We end it when everything is here.
-    return [*lines, "sleep 1000"]
+    return [*lines, "while :; do sleep 1000; done"]
 
 
 @contextlib.contextmanager

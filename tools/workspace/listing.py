@@ -50,7 +50,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Way:
+class Listing:
     """One way to the list; ``lines`` makes what it gives comparable, and is not timed."""
 
     name: str
@@ -94,12 +94,12 @@ def by_psutil() -> list[Any]:
     return [process.info for process in psutil.process_iter(wanted)]
 
 
-def ways() -> tuple[Way, ...]:
+def ways() -> tuple[Listing, ...]:
     """Return the three ways."""
     return (
-        Way("list", by_task_diag, _from_task_diag),
-        Way("list_proc", by_proc, _from_proc),
-        Way("list_psutil", by_psutil, _from_psutil),
+        Listing("list", by_task_diag, _from_task_diag),
+        Listing("list_proc", by_proc, _from_proc),
+        Listing("list_psutil", by_psutil, _from_psutil),
     )
 
 
@@ -120,7 +120,7 @@ def crowd(count: int) -> Iterator[str]:
             parent.stdin.close()
 
 
-def measure(wanted: tuple[Way, ...], rounds: int, *, name: str) -> Iterator[Look]:
+def measure(wanted: tuple[Listing, ...], rounds: int, *, name: str) -> Iterator[Look]:
     """Take each way in turn, in each round; all have to tell the same of all tasks called ``name``."""
     for number in range(rounds + 1):
         told = {}
@@ -147,7 +147,7 @@ def main() -> int:
             for look in measure(ways(), options.rounds, name=name):
                 print(look.line(), flush=True)
             print("end")
-    except OSError as error:
+    except (OSError, AssertionError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     return 0

@@ -262,11 +262,11 @@ static void by_task_diag(const struct way *way)
 static int64_t number(const char **text)
 {
 	int negative = **text == '-';
-	int64_t value = 0;
+	uint64_t value = 0;
 
 	for (*text += negative; **text >= '0' && **text <= '9'; ++*text)
 		value = value * 10 + (**text - '0');
-	return negative ? -value : value;
+	return negative ? -(int64_t)value : (int64_t)value;
 }
 
 /* Visit the entries of @folder, which is open, that are numbers. */
@@ -392,14 +392,14 @@ static void take_ids(const char *text, uint64_t *value)
 	take_line(text, "\nCapEff:", &value[CAP_EFF], 1, 16);
 }
 
-/* What BASE and CRED have, but for the process group and the session */
+/* What BASE and CRED have */
 static void visit_status(const char *name)
 {
 	char text[4096];
 	ssize_t count = read_file(name, "status", text, sizeof(text));
 	struct record *record;
 	const char *at, *end;
-	uint64_t ppid;
+	uint64_t id;
 	size_t length;
 
 	if (count <= 0)
@@ -414,13 +414,13 @@ static void visit_status(const char *name)
 	memset(record->comm + length, 0, sizeof(record->comm) - length);
 	at = strstr(end, "\nState:\t");
 	record->state = at[sizeof("\nState:\t") - 1];
-	take_line(at, "\nPPid:", &ppid, 1, 10);
-	record->ppid = ppid;
+	take_line(at, "\nPPid:", &id, 1, 10);
+	record->ppid = id;
 	/* A number that status has once for each namespace: the first is this one's. */
-	take_line(at, "\nNSpgid:", &ppid, 1, 10);
-	record->pgrp = ppid;
-	take_line(at, "\nNSsid:", &ppid, 1, 10);
-	record->session = ppid;
+	take_line(at, "\nNSpgid:", &id, 1, 10);
+	record->pgrp = id;
+	take_line(at, "\nNSsid:", &id, 1, 10);
+	record->session = id;
 	take_ids(at, record->value);
 }
 

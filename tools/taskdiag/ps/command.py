@@ -123,7 +123,10 @@ def _with_threads(processes: Mapping[int, Process], tasks: Iterable[Task]) -> It
 
 
 def _dump(groups: frozenset[Group], strategy: Strategy, pids: Collection[int], proc: Path) -> Iterator[Task]:
-    """Give the tasks of which everything may be read, and that were there to the end."""
+    """Give the tasks of which everything may be read, and that were there to the end.
+
+    What an execve() hides for a moment, under ``hidepid=``, is no reason to leave one out.
+    """
     for pid in sorted(pids):
         try:
             transaction = Transaction(groups, strategy, pid=pid, proc=proc)
@@ -136,7 +139,7 @@ def _dump(groups: frozenset[Group], strategy: Strategy, pids: Collection[int], p
         with transaction as tasks:
             try:
                 for task in tasks:
-                    if task.complete and groups <= task.payloads.keys():
+                    if task.complete and groups <= task.payloads.keys() | (task.cut & {Group.MEM}):
                         yield task
             except (NoSuchTaskError, RefusedError):
                 # As for ps, a process that is not there, or may not be looked at, is no error but no line.

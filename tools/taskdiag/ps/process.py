@@ -18,6 +18,8 @@ _KERNEL_THREAD = 0x0020_0000
 _COMM_BYTES = 15
 _SPACED = bytes.maketrans(b"\0\n", b"  ")
 
+_NO_MEMORY = Mem(*[0] * 8)
+
 _G = TypeVar("_G")
 
 OF_LEADERS = frozenset({Group.MEM, Group.CMDLINE})
@@ -64,7 +66,9 @@ class Process:
 
     @property
     def mem(self) -> Mem:
-        """Group MEM."""
+        """Group MEM; zero where an execve() hid it."""
+        if Group.MEM in self.leader.cut:
+            return _NO_MEMORY
         return _there(self.leader.mem)
 
     @property
