@@ -198,16 +198,24 @@ def test_every_column_of_ps_is_that_of_procps_for_every_task(machine: Population
     by_procps = ["ps", "-eL" if threads else "-e"]
     by_client = [sys.executable, "-m", "taskdiag", "ps", *(["-L"] if threads else [])]
 
-    before = cells(by_procps, names)
-    found = cells(by_client, names)
-    after = cells(by_procps, names)
-    lasting = before.keys() & after.keys()
-    assert len(lasting) > 20
-    assert lasting <= found.keys()
-    different = {
-        (number, name): cell
-        for number in sorted(lasting)
-        for name, *cell in zip(names, before[number], found[number], after[number], strict=True)
-        if not between(*cell)
-    }
-    assert different == {}
+    def different() -> set[tuple[int, str]]:
+        before = cells(by_procps, names)
+        found = cells(by_client, names)
+        after = cells(by_procps, names)
+        lasting = before.keys() & after.keys()
+        assert len(lasting) > 20
+        assert lasting <= found.keys()
+        return {
+            (number, name)
+            for number in lasting
+            for name, *cell in zip(names, before[number], found[number], after[number], strict=True)
+            if not between(*cell)
+        }
+
+    # A worker of the kernel may work, and be named after something else, just when the client looks.
+    always = different()
+    for _ in range(4):
+        if not always:
+            break
+        always &= different()
+    assert always == set()

@@ -62,6 +62,15 @@ def still() -> Iterator[Still]:
         world.stopped(partial(rename, b"x" * 15))
         target = world.number(world.stopped(live))
         world.zombie()
+        for child in oracle.children(world.procfs.fd, target):
+            # Until then it may run.
+            wait_for(
+                lambda child=child: (
+                    oracle.process(world.procfs.fd, child).name == b"child"  # type: ignore[misc]
+                    and oracle.letter(world.procfs.fd, child) == "S"
+                ),
+                "a child",
+            )
         fd = world.procfs.open()
         for pid in world.procfs.listed():
             check(world.procfs.fd, fd, pid)
