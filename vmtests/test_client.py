@@ -205,6 +205,8 @@ def test_every_column_of_ps_is_that_of_procps_for_every_task(machine: Population
         lasting = before.keys() & after.keys()
         assert len(lasting) > 20
         assert lasting <= found.keys()
+        # This test has other memory in use at each of the three moments.
+        lasting -= {number for number in lasting if found[number][names.index("pid")] == str(os.getpid())}
         return {
             (number, name)
             for number in lasting
