@@ -69,6 +69,8 @@ NEEDS: tuple[Need, ...] = (
     _program("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     # virtme-ng finds its ports by the names that udev gives them.
     _program("udevadm", "udev", "systemd-udev"),
+    # What the client's ps is compared with.
+    _program("ps", "procps", "procps-ng"),
     _header("stdio.h", "libc6-dev", "glibc-devel"),
     _header("gelf.h", "libelf-dev", "elfutils-libelf-devel"),
     _header("openssl/opensslv.h", "libssl-dev", "openssl-devel"),
