@@ -10,7 +10,7 @@ import pytest
 
 from vmtests import programs
 from vmtests.namespaces import PidNamespace
-from vmtests.population import Population
+from vmtests.population import Gate, Population
 
 
 @pytest.fixture
@@ -33,6 +33,14 @@ def task_diag(world: PidNamespace) -> Iterator[int]:
     fd = world.procfs.open()
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Make a gate, which is shut."""
+    made = Gate()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

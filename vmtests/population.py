@@ -172,3 +172,38 @@ def start_threads(count: int) -> list[int]:
         threading.Thread(target=sleep_in_thread, daemon=True).start()
     started.wait()
     return sorted(ids)
+
+
+def in_thread(body: Callable[[], object]) -> None:
+    """Call ``body`` in a thread of its own, which goes on."""
+    threading.Thread(target=body, daemon=True).start()
+
+
+class Gate:
+    """Holds processes and threads up until the test lets them pass, one by one."""
+
+    def __init__(self) -> None:
+        self._ends = os.pipe()
+
+    def wait(self) -> None:
+        """Wait, in a process or a thread of one."""
+        os.read(self._ends[0], 1)
+
+    def open(self) -> None:
+        """Let one pass."""
+        os.write(self._ends[1], b"x")
+
+    def close(self) -> None:
+        """Close both ends."""
+        for end in self._ends:
+            os.close(end)
+
+
+def exec_from_thread(gate: Gate) -> None:
+    """Start a thread that execs when the gate opens: the process is then stopped, and has that thread only."""
+
+    def exec_when_told() -> None:
+        gate.wait()
+        os.execv("/bin/sh", ["sh", "-c", "kill -STOP $$"])
+
+    in_thread(exec_when_told)

@@ -21,6 +21,7 @@ BASE = BARE + 4 + 44
 SIZES = {0: 44, 1: 64, 4: 72, 6: 24, 7: 64, 8: 40, 9: 16}
 """The payload size of each group of fixed layout, by group number."""
 
+MEM = 7
 SHOW_BASE = 1
 SHOW_FIXED = sum(1 << group for group in SIZES)
 """All groups of fixed layout."""

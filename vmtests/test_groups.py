@@ -24,7 +24,7 @@ from vmtests import oracle, programs, raw, syscalls
 from vmtests.credentials import ALICE, BOB, Credentials, fork, run_as, run_in_child
 from vmtests.groups import TICK, Said, agree, ask, check, compare, if_there, of_answer, of_proc, of_thread, one
 from vmtests.namespaces import PidNamespace, user_namespace
-from vmtests.population import Population, pause, rename, start_threads, wait_for
+from vmtests.population import Gate, Population, exec_from_thread, pause, rename, start_threads, wait_for
 from vmtests.raw import Request
 
 PAGE = mmap.PAGESIZE
@@ -647,20 +647,14 @@ def test_the_inode_tells_two_owners_of_one_number_apart(world: PidNamespace, tas
 
 
 @pytest.mark.promise("G8", "W8")
-def test_the_inode_stays_with_a_process_that_execs_from_a_thread(machine: Population, whole_machine: int) -> None:
-    go, starter = os.pipe()
-
-    def exec_when_told() -> None:
-        os.read(go, 1)
-        os.execv("/bin/sh", ["sh", "-c", "kill -STOP $$"])
-
-    pid = machine.spawn(threading.Thread(target=exec_when_told).start)
+def test_the_inode_stays_with_a_process_that_execs_from_a_thread(
+    machine: Population, whole_machine: int, gate: Gate
+) -> None:
+    pid = machine.spawn(partial(exec_from_thread, gate))
     then = idents(whole_machine)[pid]
-    os.write(starter, b"x")
+    gate.open()
     os.waitpid(pid, os.WUNTRACED)
     assert idents(whole_machine)[pid] == then == inode(pid)
-    os.close(go)
-    os.close(starter)
 
 
 @pytest.fixture

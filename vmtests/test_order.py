@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from taskdiag import Group, Strategy, TaskDiag
 from vmtests import oracle, raw, syscalls
 from vmtests.credentials import run_in_child
 from vmtests.namespaces import PidNamespace
-from vmtests.population import start_threads
+from vmtests.population import Gate, exec_from_thread, start_threads
 from vmtests.raw import ONE, Request
 
 
@@ -106,23 +105,17 @@ def test_one_is_one_message(world: PidNamespace, task_diag: int) -> None:
 
 @pytest.mark.promise("O2")
 @pytest.mark.core
-def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(world: PidNamespace, task_diag: int) -> None:
+def test_a_process_that_execs_from_a_thread_meanwhile_appears_once(
+    world: PidNamespace, task_diag: int, gate: Gate
+) -> None:
     """The thread that execs takes over the leader's number, while the dump waits just before it."""
-    go, starter = os.pipe()
-
-    def exec_when_told() -> None:
-        os.read(go, 1)
-        os.execv("/bin/sh", ["sh", "-c", "kill -STOP $$"])
-
-    pid = world.spawn(threading.Thread(target=exec_when_told).start)
+    pid = world.spawn(partial(exec_from_thread, gate))
     number = world.number(pid)
     other = world.number(world.sleeping())
     raw.ask(task_diag, Request())
     assert raw.pids(raw.read(task_diag, raw.BASE)) == [1]
-    os.write(starter, b"x")
+    gate.open()
     os.waitpid(pid, os.WUNTRACED)
-    os.close(go)
-    os.close(starter)
     assert raw.pids(b"".join(raw.drain(task_diag))) == [number, other]
 
 

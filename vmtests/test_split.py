@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import struct
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +20,11 @@ from vmtests import oracle, pieces, raw, syscalls
 from vmtests.credentials import ALICE, run_as
 from vmtests.groups import check
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import pause, rename, start_threads, wait_for
-from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CONT, ONE, THREAD, FaultingBuffer, Request
+from vmtests.population import Gate, exec_from_thread, in_thread, pause, rename, start_threads, wait_for
+from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CONT, MEM, ONE, THREAD, FaultingBuffer, Request
 
 STRATEGIES = {"ALL": ALL, "ONE": ONE, "ALL_THREAD": ALL_THREAD, "CHILDREN": CHILDREN, "THREAD": THREAD}
 TARGETED = (ONE, CHILDREN, THREAD)
-MEM = 7
 """Comes with leaders only in ALL_THREAD and THREAD."""
 SMALLEST, LARGEST = (raw.BARE + 4 + size(raw.SIZES.values()) for size in (min, max))
 """Bytes of a message with the smallest group, and with the largest."""
@@ -295,12 +293,10 @@ def test_a_half_delivered_task_that_is_gone_is_not_continued(
 @pytest.mark.core
 @pytest.mark.parametrize("strategy", [ALL_THREAD, THREAD])
 def test_a_half_delivered_thread_that_is_gone_is_not_continued(
-    world: PidNamespace, task_diag: int, strategy: int
+    world: PidNamespace, task_diag: int, gate: Gate, strategy: int
 ) -> None:
-    go, starter = os.pipe()
-
     def live() -> None:
-        threading.Thread(target=os.read, args=(go, 1), daemon=True).start()
+        in_thread(gate.wait)
         start_threads(1)
 
     number = world.number(world.spawn(live))
@@ -310,13 +306,11 @@ def test_a_half_delivered_thread_that_is_gone_is_not_continued(
     for pid in (1, leader) if strategy == ALL_THREAD else (leader,):
         assert raw.pids(raw.read(task_diag, WHOLE)) == [pid]
     assert half_delivered(task_diag) == ends
-    os.write(starter, b"x")
+    gate.open()
     wait_for(lambda: ends not in oracle.threads(proc, number), "the end of the thread")
     (answer,) = raw.answers(b"".join(raw.drain(task_diag)))
     assert (answer.pid, answer.tgid, answer.task_flags) == (stays, number, 0)
     assert [kind for kind, _ in raw.attributes(answer)] == [kind for kind in raw.SIZES if kind != MEM]
-    os.close(go)
-    os.close(starter)
 
 
 @pytest.mark.promise("C3", "R3", "W8")
@@ -359,13 +353,12 @@ def test_a_fault_after_a_half_delivered_task_went_loses_no_other(
 @pytest.mark.core
 @pytest.mark.parametrize(("hidepid", "strategy"), [("1", ALL), ("1", ALL_THREAD), ("2", ALL), ("2", ALL_THREAD)])
 def test_a_half_delivered_task_that_may_not_be_read_any_more_says_so(
-    world: PidNamespace, hidepid: str, strategy: int
+    world: PidNamespace, gate: Gate, hidepid: str, strategy: int
 ) -> None:
     """It stops being dumpable between two reads: listed still, it ends with a cut group; hidden, without a message."""
-    go, starter = os.pipe()
 
     def live() -> None:
-        os.read(go, 1)
+        gate.wait()
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -379,14 +372,12 @@ def test_a_half_delivered_task_that_may_not_be_read_any_more_says_so(
         if hidepid == "1":
             assert [answer.pid for answer in raw.answers(raw.read(fd, raw.BARE))] == [1]
         assert half_delivered(fd) == number
-        os.write(starter, b"x")
+        gate.open()
         wait_for(lambda: oracle.letter(world.procfs.fd, number) == "T", "the process not dumpable")
         return [answer for part in raw.drain(fd) for answer in raw.answers(part)]
 
     with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
         answers = run_as(ALICE, look)
-    os.close(go)
-    os.close(starter)
     assert [answer.pid for answer in answers] == ([number, last] if hidepid == "1" else [last])
     if hidepid == "1":
         assert answers[0].task_flags == raw.TRUNC
@@ -421,28 +412,20 @@ def test_a_half_delivered_child_that_finds_another_parent_is_told_to_its_end(
 @pytest.mark.core
 @pytest.mark.parametrize("strategy", [ALL, ONE, ALL_THREAD, THREAD])
 def test_a_half_delivered_process_that_execs_from_a_thread_goes_on(
-    world: PidNamespace, task_diag: int, strategy: int
+    world: PidNamespace, task_diag: int, gate: Gate, strategy: int
 ) -> None:
     """It is still the same process under the same number: its other groups come, each once."""
-    go, starter = os.pipe()
-
-    def exec_when_told() -> None:
-        os.read(go, 1)
-        os.execv("/bin/sh", ["sh", "-c", "kill -STOP $$"])
-
-    pid = world.spawn(threading.Thread(target=exec_when_told).start)
+    pid = world.spawn(partial(exec_from_thread, gate))
     number = world.number(pid)
     raw.ask(task_diag, Request(show=raw.SHOW_FIXED, strategy=strategy, pid=number if strategy in TARGETED else 0))
     if strategy in (ALL, ALL_THREAD):
         assert raw.pids(raw.read(task_diag, WHOLE)) == [1]
     assert half_delivered(task_diag) == number
-    os.write(starter, b"x")
+    gate.open()
     os.waitpid(pid, os.WUNTRACED)
     (answer,) = raw.answers(b"".join(raw.drain(task_diag)))
     assert (answer.pid, answer.task_flags) == (number, 0)
     assert [kind for kind, _ in raw.attributes(answer)] == list(raw.SIZES)[2:]
-    os.close(go)
-    os.close(starter)
 
 
 @pytest.mark.promise("C1", "C2", "C4", "R1")

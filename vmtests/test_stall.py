@@ -106,12 +106,9 @@ def test_one_of_another_task_is_not_stalled(holder: Holder, hidepid: str) -> Non
     assert holder.holds()
 
 
-MEM = 7
-
-
 @pytest.mark.promise("N7", "R11", "C1", "C3", "G5")
 @pytest.mark.core
-@pytest.mark.parametrize("show", [1 << MEM, raw.SHOW_BASE | 1 << MEM, raw.SHOW_FIXED])
+@pytest.mark.parametrize("show", [1 << raw.MEM, raw.SHOW_BASE | 1 << raw.MEM, raw.SHOW_FIXED])
 @pytest.mark.parametrize("hidepid", ["1", "2", "4"])
 def test_a_held_exec_lock_cuts_mem_off(holder: Holder, hidepid: str, show: int) -> None:
     """Only that of the holder, only for whom hidepid= limits, and nothing of the groups around it."""
@@ -130,10 +127,10 @@ def test_a_held_exec_lock_cuts_mem_off(holder: Holder, hidepid: str, show: int) 
     def check(answers: list[raw.Answer], pid: int, mem: int) -> None:
         own = [answer for answer in answers if answer.pid == pid]
         payloads = [attribute for answer in own for attribute in raw.attributes(answer)]
-        sizes = raw.SIZES | {MEM: mem}
+        sizes = raw.SIZES | {raw.MEM: mem}
         assert [(kind, len(payload)) for kind, payload in payloads] == [(kind, sizes[kind]) for kind in wanted]
         for answer in own:
-            cut = list(raw.attributes(answer))[-1] == (MEM, b"")
+            cut = list(raw.attributes(answer))[-1] == (raw.MEM, b"")
             more = answer is not own[-1]
             assert answer.task_flags == (raw.CONT if more else 0) | (raw.TRUNC if cut else 0)
 
@@ -145,9 +142,9 @@ def test_a_held_exec_lock_cuts_mem_off(holder: Holder, hidepid: str, show: int) 
                 check(answers, holder.number, 0)
                 leaders = {answer.pid for answer in answers if answer.attributes and answer.pid == answer.tgid}
                 for pid in leaders - {holder.number}:
-                    check(answers, pid, raw.SIZES[MEM])
+                    check(answers, pid, raw.SIZES[raw.MEM])
                 if hidepid != "4":
-                    check(run_as(ROOT, partial(dump, request, size)), holder.number, raw.SIZES[MEM])
+                    check(run_as(ROOT, partial(dump, request, size)), holder.number, raw.SIZES[raw.MEM])
     assert holder.holds(), "a dump waited for the lock"
 
 
@@ -248,7 +245,7 @@ def _check_parts(messages: list[raw.Answer], *, limited: bool) -> None:
         assert all(len(payload) == raw.SIZES[kind] for kind, payload in attributes[: -1 if cut else None])
         kinds += [kind for kind, _ in attributes]
     last = messages[-1]
-    wanted = [kind for kind in raw.SIZES if kind != MEM or last.pid == last.tgid]
+    wanted = [kind for kind in raw.SIZES if kind != raw.MEM or last.pid == last.tgid]
     if last.task_flags:
         # It went in the middle, or may not be read any more.
         assert kinds == wanted[: len(kinds)]

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from vmtests import oracle, raw, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, fork, handed_over, run_as
 from vmtests.groups import agree, ask, if_there
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import Population, pause, start_threads, wait_for
+from vmtests.population import Gate, Population, exec_from_thread, in_thread, pause, start_threads, wait_for
 from vmtests.raw import ALL_THREAD, CHILDREN, ONE, THREAD, Request
 
 
@@ -50,39 +50,6 @@ def refused(fd: int, size: int = 4096) -> str:
         raw.read(fd, size)
     assert raw.read(fd, 4096) == b""
     return errno.errorcode[caught.value.errno or 0]
-
-
-class Gate:
-    """Holds processes and threads up until the test lets them pass, one by one."""
-
-    def __init__(self) -> None:
-        self._ends = os.pipe()
-
-    def wait(self) -> None:
-        """Wait, in a process or a thread of one."""
-        os.read(self._ends[0], 1)
-
-    def open(self) -> None:
-        """Let one pass."""
-        os.write(self._ends[1], b"x")
-
-    def close(self) -> None:
-        """Close both ends."""
-        for end in self._ends:
-            os.close(end)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """Make a gate."""
-    made = Gate()
-    yield made
-    made.close()
-
-
-def in_thread(body: Callable[[], object]) -> None:
-    """Call ``body`` in a thread of its own, which goes on."""
-    threading.Thread(target=body, daemon=True).start()
 
 
 # Threads
@@ -506,16 +473,12 @@ class GatedExec:
 def gated(world: PidNamespace, gate: Gate) -> GatedExec:
     """Make one that has two children."""
 
-    def exec_when_told() -> None:
-        gate.wait()
-        os.execv("/bin/sh", ["sh", "-c", "kill -STOP $$"])
-
     def live() -> None:
         for _ in range(2):
             if os.fork() == 0:
                 pause()
         start_threads(2)
-        in_thread(exec_when_told)
+        exec_from_thread(gate)
         start_threads(2)
 
     pid = world.spawn(live)
