@@ -663,7 +663,7 @@ def test_who_stays_is_shown_exactly_once_in_a_storm(
     gate.open()
     if kind == "exec by a thread":
         comm = execer.name[:15].encode()
-        wait_for(lambda: oracle.process(proc, number).name == comm, "an exec")
+        wait_for(lambda: oracle.parse_stat(oracle.content(proc, f"{number}/stat"))[0] == comm, "an exec")
     seen: set[int] = set()
     end = time.monotonic() + STORM
     while time.monotonic() < end or (len(seen) <= FEW and kind != "exec by a thread"):
