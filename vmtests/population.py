@@ -158,12 +158,13 @@ def rename(comm: bytes) -> None:
     syscalls.prctl(syscalls.PR_SET_NAME, ctypes.create_string_buffer(comm, 16).raw)
 
 
-def start_threads(count: int) -> list[int]:
-    """Start ``count`` threads that sleep, in the calling process; return their ids as they see them."""
+def start_threads(count: int, prepare: Callable[[], object] = lambda: None) -> list[int]:
+    """Start ``count`` threads that call ``prepare`` and sleep, in the calling process; return the ids they see."""
     ids: list[int] = []
     started = threading.Barrier(count + 1)
 
     def sleep_in_thread() -> None:
+        prepare()
         ids.append(threading.get_native_id())
         started.wait()
         threading.Event().wait()

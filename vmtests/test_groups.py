@@ -362,17 +362,7 @@ def test_ids_are_those_of_the_openers_user_namespace(machine: Population, proc: 
 
 @pytest.mark.promise("G4", "G5", "G8")
 def test_a_thread_has_credentials_of_its_own(machine: Population, proc: int, whole_machine: int) -> None:
-    def have_thread_of_alice() -> None:
-        def live() -> None:
-            syscalls.take_ids(ALICE.uid, ALICE.gid)
-            ready.set()
-            threading.Event().wait()
-
-        ready = threading.Event()
-        threading.Thread(target=live, daemon=True).start()
-        ready.wait()
-
-    pid = machine.stopped(have_thread_of_alice)
+    pid = machine.stopped(partial(start_threads, 1, partial(syscalls.take_ids, ALICE.uid, ALICE.gid)))
     (thread,) = set(oracle.threads(proc, pid)) - {pid}
     found = ask(whole_machine, Strategy.THREAD, pid)
     uids = {task.pid: task.cred and task.cred.uid for task in found.values()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -304,19 +303,12 @@ def test_a_thread_is_seen_as_its_process_is(machine: Population, proc: int) -> N
 def test_a_thread_of_the_openers_own_is_hidden_with_its_leader(machine: Population, proc: int) -> None:
     """The thread alone could be ptraced by Alice; its process, which is root's, could not."""
 
-    def have_thread_of_alice() -> None:
-        def live() -> None:
-            syscalls.take_ids(ALICE.uid, ALICE.gid)
-            # The change of ids has cleared it, for the whole process.
-            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-            ready.set()
-            threading.Event().wait()
+    def be_alice() -> None:
+        syscalls.take_ids(ALICE.uid, ALICE.gid)
+        # The change of ids has cleared it, for the whole process.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
 
-        ready = threading.Event()
-        threading.Thread(target=live, daemon=True).start()
-        ready.wait()
-
-    pid = machine.spawn(have_thread_of_alice)
+    pid = machine.spawn(partial(start_threads, 1, be_alice))
     (thread,) = set(oracle.threads(proc, pid)) - {pid}
     uids = [oracle.parse_status(oracle.content(proc, f"{task}/status"))["Uid"].split()[0] for task in (pid, thread)]
     assert uids == [b"0", b"1000"]
