@@ -43,7 +43,9 @@ SHARES = frozenset({"%cpu", "pcpu", "c"})
 """The columns that fall as a task grows old, and rise as it runs: what lies between may be the least or the most."""
 CELL = 40
 """How wide each column is made, so that no value is cut and each is found by its place."""
-ANYTHING = re.compile(r"\d+")
+NUMBER = re.compile(r"\d+")
+WORKS_ON = re.compile(r"^(\[?kworker/u?\d+:\d+H?)[-+][^]]*")
+"""Behind a worker's name is what it works on, which is something else whenever anybody looks."""
 
 
 def mount(procfs: Procfs) -> Path:
@@ -169,6 +171,7 @@ def cells(words: list[str], names: list[str]) -> dict[int, list[str]]:
     found = {}
     for line in lines:
         parts = [line[at : at + CELL].strip() for at in range(0, (CELL + 1) * len(names), CELL + 1)]
+        parts = [WORKS_ON.sub(r"\1", part) for part in parts]
         assert len(parts) == len(names)
         found[int(parts[0])] = parts
     assert len(found) == len(lines)
@@ -179,9 +182,9 @@ def between(before: str, cell: str, after: str) -> bool:
     """Tell whether a cell is as it was before or after, or its numbers lie between."""
     if cell in (before, after):
         return True
-    if len({ANYTHING.sub("0", text) for text in (before, cell, after)}) > 1:
+    if len({NUMBER.sub("0", text) for text in (before, cell, after)}) > 1:
         return False
-    low, at, high = (tuple(map(int, ANYTHING.findall(text))) for text in (before, cell, after))
+    low, at, high = (tuple(map(int, NUMBER.findall(text))) for text in (before, cell, after))
     return min(low, high) <= at <= max(low, high)
 
 
@@ -222,7 +225,7 @@ def test_every_column_of_ps_is_that_of_procps_for_every_task(machine: Population
             if not (near if name in SHARES else between)(*cell)
         }
 
-    # A worker of the kernel may work, and be named after something else, just when the client looks.
+    # A thread of the kernel may run just when the client looks.
     always = different()
     for _ in range(4):
         if not always:
