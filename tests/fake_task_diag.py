@@ -25,6 +25,8 @@ class FakeTaskDiag:
     """show_flags, dump_strategy and pid of each request that was taken."""
     starts: list[int] = field(default_factory=list)
     """The start of each of them."""
+    refused: list[int] = field(default_factory=list)
+    """show_flags of each request that was EINVAL."""
     sizes: list[int] = field(default_factory=list)
     """The buffer of each read."""
     closed: bool = False
@@ -42,6 +44,7 @@ class FakeTaskDiag:
             or show & 12 == 8
             or (start and strategy == 1)
         ):
+            self.refused.append(show)
             raise _error(errno.EINVAL)
         self.requests.append((show, strategy, pid))
         self.starts.append(start)

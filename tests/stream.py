@@ -94,6 +94,18 @@ def vma(start: int, end: int, flags: int = 0, name: bytes = b"", stat: bytes = b
     return bytes(record)
 
 
+def pieces(pid: int, *parts: bytes, flags: int = 0, comm: bytes = b"sh") -> list[bytes]:
+    """Return the messages of one process: BASE, CMDLINE in these ``parts``, a message each, then IDENT and JOB.
+
+    ``flags`` are those of the last part.
+    """
+    bodies = [[attribute(CMDLINE, part)] for part in parts]
+    bodies[0].insert(0, attribute(BASE, base(pid, comm=comm)))
+    messages = [message(pid, *body, flags=CONT) for body in bodies[:-1]]
+    messages.append(message(pid, *bodies[-1], flags=CONT | flags))
+    return [*messages, message(pid, attribute(IDENT, ident(pid)), attribute(JOB, job()))]
+
+
 def split(pid: int, groups: dict[int, bytes], cuts: random.Random, *, flags: int = 0) -> bytes:
     """Return the messages of one task, split at random: between groups, and inside CMDLINE."""
     pieces: list[tuple[int, bytes]] = []

@@ -83,6 +83,27 @@ def test_a_buffer_that_is_too_small_grows_and_nothing_is_lost(kernel: FakeTaskDi
     assert kernel.sizes == [100, 100, 100, 200, 400, 800, 1600, 3200, 3200]
 
 
+@pytest.mark.parametrize("size", [*range(96, 800, 8), 65536])
+def test_a_command_line_is_joined_over_any_reads(kernel: FakeTaskDiag, size: int) -> None:
+    parts = [b"first\0sec", b"ond\0", b"\xff\n", b"", b"\0"]
+    kernel.messages = [*stream.pieces(4, *parts), *stream.pieces(5, b""), *stream.pieces(6, *parts, flags=stream.TRUNC)]
+    whole, empty, cut = tasks((Group.BASE, Group.CMDLINE, Group.JOB), buffer_size=size)
+    line = b"first\0second\0\xff\n\0"
+    assert (whole.cmdline, whole.cut, whole.complete) == (line, frozenset(), True)
+    assert (empty.cmdline, empty.cut, empty.complete) == (b"", frozenset(), True)
+    assert (cut.cmdline, cut.complete) == (line, True)
+    assert cut.cut == {Group.CMDLINE}
+    # The last read finds the end.
+    assert (len(kernel.sizes) > 2) is (size < sum(map(len, kernel.messages)))
+
+
+def test_a_command_line_that_was_not_asked_for_is_none(kernel: FakeTaskDiag) -> None:
+    kernel.messages = many(1)
+    (task,) = tasks()
+    assert (task.cmdline, task.cmdline_cut) == (None, False)
+    assert kernel.requests == [(1, 0, 0)]
+
+
 def test_a_kernel_that_finds_every_buffer_too_small_is_an_error(kernel: FakeTaskDiag) -> None:
     kernel.messages = [bytes(1 << 25)]
     with pytest.raises(TaskDiagError, match="the answer cannot be read: Message too long") as caught:

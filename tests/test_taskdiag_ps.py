@@ -67,6 +67,11 @@ class Machine:
         (self.proc / "uptime").write_text(f"{uptime:.2f} 0.00\n")
         (self.proc / "stat").write_text(f"cpu 1 2 3\nbtime {boot_time}\nprocesses 4\n")
 
+    def file(self, path: str, content: bytes) -> None:
+        """Write a file below its /proc."""
+        (self.proc / path).parent.mkdir(exist_ok=True)
+        (self.proc / path).write_bytes(content)
+
     def ps(self, *words: str, language: str = "C") -> list[str]:
         """Run ``taskdiag ps``; return the lines."""
         self.monkeypatch.setenv("LC_ALL", language)
@@ -164,18 +169,101 @@ def test_a_kernel_thread_has_its_long_name(machine: Machine) -> None:
     ]
 
 
-def test_a_command_line_that_was_cut_is_read_to_its_end(machine: Machine) -> None:
-    long = b"x" * 70000
-    cut = attribute(stream.BASE, stream.base(5)), attribute(stream.CMDLINE, long[:65528])
-    machine.kernel.messages = [
-        message(5, *cut, flags=stream.TRUNC | stream.CONT),
-        message(5, attribute(stream.JOB, stream.job())),
-    ]
-    (machine.proc / "5").mkdir()
-    (machine.proc / "5" / "cmdline").write_bytes(long + b"\0y\0")
-    assert machine.ps("-o", "args=") == [f"{long.decode()} y"]
-    (machine.proc / "5" / "cmdline").unlink()
-    assert machine.ps("-o", "args=") == [long[:65528].decode()]
+COMMANDS = 1 << stream.BASE | 1 << stream.CMDLINE | 1 << stream.JOB
+"""What the column ``args`` takes."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "flags", "shown"),
+    [
+        ([b"a\0b\0"], 0, "a b"),
+        ([b"a\0", b"b", b"c\0"], 0, "a bc"),
+        ([b""], 0, "[sh]"),
+        ([b""], stream.TRUNC, "[sh]"),
+        ([b"a\0", b"b"], stream.TRUNC, "a b"),
+        ([b"a\0", b""], stream.TRUNC, "a"),
+        ([b"x" * 32000, b"x" * 32000, b"x" * 1528], stream.TRUNC, "x" * 65528),
+    ],
+)
+def test_a_command_line_is_shown_as_far_as_it_came_and_no_file_is_read(
+    parts: list[bytes], flags: int, shown: str, machine: Machine
+) -> None:
+    machine.kernel.messages = stream.pieces(5, *parts, flags=flags)
+    machine.file("5/cmdline", b"never\0read\0")
+    assert machine.ps("-o", "args=") == [shown]
+    assert machine.kernel.requests == [(COMMANDS, 0, 0)]
+
+
+def test_a_process_that_goes_amid_its_command_line_is_no_line(machine: Machine) -> None:
+    machine.kernel.messages = [*stream.pieces(5, b"a\0", b"b\0")[:2], *stream.pieces(6, b"c\0")]
+    assert machine.ps("-o", "pid=,args=") == ["      6 c"]
+
+
+@pytest.mark.parametrize("by_group", [True, False], ids=["group", "file"])
+@pytest.mark.parametrize(
+    ("line", "in_c", "in_utf8"),
+    [
+        (b"a\0b c\0\\n\0", r"a b c \n", r"a b c \n"),
+        (b"a\0\0b\0\0\0", "a  b", "a  b"),
+        (b"a\nb\0\n\0", "a b  ", "a b  "),
+        (b"a\tb\x1b[31m\x7f\0", "a.b.[31m.", "a?b?[31m?"),
+        (b"caf\xe9\x01\0", "caf?.", "caf?."),
+        ("caf\u00e9 \u4e16\0".encode(), "caf?? ???", "caf\u00e9 \u4e16"),
+        (b"a title ", "a title", "a title"),
+        (b"\0\0", "?", "?"),
+    ],
+)
+def test_text_of_a_command_line_is_that_of_ps_wherever_it_comes_from(
+    line: bytes, in_c: str, in_utf8: str, by_group: bool, machine: Machine
+) -> None:
+    half = len(line) // 2
+    if by_group:
+        machine.kernel.messages = stream.pieces(5, line[:half], line[half:])
+    else:
+        machine.kernel.known &= ~(1 << Group.CMDLINE)
+        both = attribute(stream.BASE, stream.base(5)), attribute(stream.JOB, stream.job())
+        machine.kernel.messages = [message(5, *both)]
+        machine.file("5/cmdline", line)
+    assert machine.ps("-o", "args=") == [in_c]
+    assert machine.ps("-o", "args=", language="C.UTF-8") == [in_utf8]
+
+
+@pytest.mark.parametrize("by_group", [True, False], ids=["group", "file"])
+def test_threads_have_the_command_line_of_their_process(by_group: bool, machine: Machine) -> None:
+    def task(pid: int, tgid: int) -> bytes:
+        base = attribute(stream.BASE, stream.base(pid, tgid=tgid, comm=b"thread %d" % pid))
+        others = attribute(stream.IDENT, stream.ident(pid)), attribute(stream.JOB, stream.job())
+        return message(pid, base, *others, tgid=tgid)
+
+    machine.kernel.threads = [task(pid, tgid) for pid, tgid in ((5, 5), (6, 5), (7, 7), (8, 7), (9, 9))]
+    if by_group:
+        machine.kernel.messages = [
+            *stream.pieces(5, b"a\0", b"b\0"),
+            *stream.pieces(7, b"", flags=stream.TRUNC, comm=b"thread 7"),
+            *stream.pieces(9, b"", comm=b"thread 9"),
+        ]
+    else:
+        machine.kernel.known &= ~(1 << Group.CMDLINE)
+        machine.kernel.messages = [task(pid, pid) for pid in (5, 7, 9)]
+    machine.file("5/cmdline", b"never read" if by_group else b"a\0b\0")
+    machine.file("6/cmdline", b"never read")
+    shown = ["5 5 a b", "5 6 a b", "7 7 [thread 7]", "7 8 [thread 8]", "9 9 [thread 9]"]
+    assert [" ".join(line.split()) for line in machine.ps("-o", "pid=,lwp=,args=", "-L")] == shown
+    of_threads = COMMANDS & ~(1 << stream.CMDLINE) | 1 << stream.IDENT
+    of_leaders = of_threads | (1 << stream.CMDLINE if by_group else 0)
+    dumps = [request for request in machine.kernel.requests if request[1] != 1]
+    assert dumps == [(of_leaders, 0, 0), (of_threads, 2, 0)]
+
+
+@pytest.mark.parametrize("words", [[], ["-p", "5"], ["-p", "5,6,7"], ["-L"], ["-L", "-p", "5,6,7"], ["--ppid", "1,2"]])
+def test_that_a_kernel_has_no_command_lines_is_found_out_once(words: list[str], machine: Machine) -> None:
+    machine.kernel.known &= ~(1 << Group.CMDLINE)
+    others = attribute(stream.IDENT, stream.ident()), attribute(stream.JOB, stream.job())
+    machine.kernel.messages = [message(pid, attribute(stream.BASE, stream.base(pid)), *others) for pid in (5, 6, 7)]
+    machine.ps("-o", "pid,args", *words)
+    asked, probed = machine.kernel.refused
+    assert asked & ~(1 << stream.IDENT) == COMMANDS
+    assert probed == 1 << stream.CMDLINE
 
 
 def test_a_kernel_without_command_lines_has_a_file_of_each(machine: Machine) -> None:
@@ -230,6 +318,14 @@ def test_only_the_groups_that_columns_and_order_take_are_asked_for(machine: Mach
     machine.ps("-o", "pid")
     asked = [show for show, _, _ in machine.kernel.requests]
     assert asked == [1 << stream.BASE | 1 << stream.CRED | 1 << stream.MEM, 1 << stream.BASE | 1 << stream.IDENT, 1]
+
+
+@pytest.mark.parametrize("column", sorted(COLUMNS))
+def test_command_lines_are_asked_for_if_a_column_or_the_order_takes_them(column: str, machine: Machine) -> None:
+    machine.ps("-o", column)
+    machine.ps("-o", "pid", "--sort", f"-{column}")
+    asked = [bool(show & 1 << stream.CMDLINE) for show, _, _ in machine.kernel.requests]
+    assert asked == [column in ("args", "cmd", "command")] * 2
 
 
 def test_lines_are_written_while_the_answer_is_read(machine: Machine) -> None:

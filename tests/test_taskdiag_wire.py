@@ -199,6 +199,65 @@ def test_a_group_of_which_nothing_could_be_had_is_none() -> None:
     assert (task.mem, task.payloads) == (None, {})
 
 
+LINE = b"a\0\xff\xfe\0\n\x1b\0\xc3\xa9\0"
+
+
+@pytest.mark.parametrize("second", range(len(LINE) + 1))
+@pytest.mark.parametrize("first", range(len(LINE) + 1))
+def test_a_command_line_is_joined_of_any_three_pieces(first: int, second: int) -> None:
+    first, second = sorted((first, second))
+    parts = LINE[:first], LINE[first:second], LINE[second:]
+    (task,) = tasks(b"".join(stream.pieces(5, *parts)))
+    assert (task.cmdline, task.cmdline_cut, task.cut) == (LINE, False, frozenset())
+    assert task.complete
+    assert task.base is not None
+    assert task.job is not None
+
+
+@pytest.mark.parametrize(
+    ("parts", "flags", "line", "cut"),
+    [
+        ([b""], 0, b"", False),
+        ([b""], stream.TRUNC, b"", True),
+        ([b"a\0b"], stream.TRUNC, b"a\0b", True),
+        ([b"a\0", b"b"], stream.TRUNC, b"a\0b", True),
+        ([b"a\0", b"b", b""], stream.TRUNC, b"a\0b", True),
+        ([b"a\0", b"b\0"], 0, b"a\0b\0", False),
+        ([bytes(65528)], stream.TRUNC, bytes(65528), True),
+    ],
+)
+def test_a_command_line_that_was_cut_is_told_from_one_that_is_short_or_empty(
+    parts: list[bytes], flags: int, line: bytes, cut: bool
+) -> None:
+    """What comes behind it is there, and neither the task before it nor the one behind it is cut."""
+    before, task, after = tasks(b"".join([*stream.pieces(4, b"x"), *stream.pieces(5, *parts, flags=flags), message(6)]))
+    assert (task.cmdline, task.cmdline_cut) == (line, cut)
+    assert task.cut == ({Group.CMDLINE} if cut else set())
+    assert task.complete
+    assert task.job is not None
+    assert (before.cmdline, before.cut) == (b"x", frozenset())
+    assert (after.cmdline, after.cmdline_cut, after.cut) == (None, False, frozenset())
+
+
+def test_a_command_line_and_memory_can_both_be_cut() -> None:
+    *lines, last = stream.pieces(5, b"a\0", b"", flags=stream.TRUNC)
+    both = [*lines, message(5, attribute(stream.MEM, b""), flags=stream.TRUNC | stream.CONT), last]
+    (task,) = tasks(b"".join(both))
+    assert (task.cmdline, task.mem) == (b"a\0", None)
+    assert task.cut == {Group.CMDLINE, Group.MEM}
+    (memory,) = tasks(message(5, attribute(stream.CMDLINE, b"a\0"), attribute(stream.MEM, b""), flags=stream.TRUNC))
+    assert (memory.cmdline, memory.cmdline_cut) == (b"a\0", False)
+    assert memory.cut == {Group.MEM}
+
+
+@pytest.mark.parametrize("what_follows", [[], stream.pieces(6, b"new\0")])
+def test_a_command_line_that_never_ends_is_of_an_incomplete_task(what_follows: list[bytes]) -> None:
+    begun = stream.pieces(5, b"a\0", b"b\0")[:2]
+    first, *others = tasks(b"".join([*begun, *what_follows]))
+    assert (first.pid, first.complete, first.cmdline, first.cmdline_cut) == (5, False, b"a\0b\0", False)
+    assert [(task.pid, task.complete, task.cmdline) for task in others] == [(6, True, b"new\0")] * bool(what_follows)
+
+
 def test_the_parts_of_a_task_are_joined_within_one_message_too() -> None:
     (task,) = tasks(message(9, attribute(5, b"a\0"), attribute(5, b"b\0"), attribute(5, b"")))
     assert task.cmdline == b"a\0b\0"

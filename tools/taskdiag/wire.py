@@ -60,7 +60,8 @@ class Task:
     """
     cut: frozenset[int] = frozenset()
     """The types of which not all could be had: a command line that is too long, a group that cannot be read while the
-    task calls execve(), or one that may not be read any more. Of groups of a fixed layout there is then nothing.
+    task calls execve(), or one that may not be read any more. Of groups of a fixed layout there is then nothing, of the
+    others their beginning.
     """
 
     @cached_property
@@ -86,12 +87,15 @@ class Task:
 
     @property
     def cmdline(self) -> bytes | None:
-        """Group CMDLINE: as ``/proc/PID/cmdline``, at most 65528 bytes. Of threads only the leader has it."""
+        """Group CMDLINE: the bytes of ``/proc/PID/cmdline``, at most 65528; empty for kernel threads and zombies.
+
+        Of threads only the leader has it. If it is ``cmdline_cut`` this is its beginning, which may be empty.
+        """
         return self.payloads.get(Group.CMDLINE)
 
     @property
     def cmdline_cut(self) -> bool:
-        """Whether the command line is longer than what is given of it."""
+        """Whether ``cmdline`` is not all of it: it was too long, or could not be read (to its end) at that moment."""
         return Group.CMDLINE in self.cut
 
     @cached_property

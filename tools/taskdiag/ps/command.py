@@ -125,7 +125,8 @@ def _with_threads(processes: Mapping[int, Process], tasks: Iterable[Task]) -> It
 def _dump(groups: frozenset[Group], strategy: Strategy, pids: Collection[int], proc: Path) -> Iterator[Task]:
     """Give the tasks of which everything may be read, and that were there to the end.
 
-    What an execve() hides for a moment, under ``hidepid=``, is no reason to leave one out.
+    What an execve() hides for a moment, under ``hidepid=``, is no reason to leave one out. Nor is a command line that
+    was cut: there is an attribute of it, if only an empty one.
     """
     for pid in sorted(pids):
         try:

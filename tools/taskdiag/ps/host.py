@@ -70,7 +70,7 @@ class Host:
         return content.removesuffix(b"\n") or None
 
     def command_line(self, pid: int) -> bytes | None:
-        """Return the command line of a process in full, as far as ps reads it."""
+        """Return the command line of a process, as far as ps reads it: for kernels without the group CMDLINE."""
         content = _content(self.proc / str(pid) / "cmdline", missing=b"", limit=_LONGEST_COMMAND_LINE)
         return content or None
 

@@ -165,10 +165,12 @@ class Process:
 
     @cached_property
     def command(self) -> str:
-        """The command line with spaces between its words; without one, the name in brackets."""
+        """The command line of the process with spaces between its words; without one, the name in brackets."""
         raw = self.leader.cmdline
-        if raw is None or self.leader.cmdline_cut:
-            raw = self.host.command_line(self.leader.pid) or raw
+        # One that was cut is shown as far as it came: opening the file could mean to wait for the lock of a process,
+        # which is what the kernel cut it for.
+        if raw is None:
+            raw = self.host.command_line(self.leader.pid)
         if not raw:
             return f"[{self.name}]{' <defunct>' if self.letter == 'Z' else ''}"
         words = raw.rstrip(b"\0")
