@@ -28,12 +28,13 @@ from taskdiag import (
     wire,
 )
 from taskdiag.ps.column import COLUMNS
+from taskdiag.uapi import CMDLINE_MAX
 from vmtests import oracle
 from vmtests.credentials import ALICE, run_as
 from vmtests.namespaces import PidNamespace, Procfs
 from vmtests.population import Population, start_threads
 
-HAD = frozenset(Group) - {Group.CMDLINE, Group.VMA, Group.VMA_STAT}
+HAD = frozenset(Group) - {Group.VMA, Group.VMA_STAT}
 """The groups of this series."""
 MOUNT = Path("/proc/self/fd")
 
@@ -48,9 +49,40 @@ WORKS_ON = re.compile(r"^(\[?kworker/u?\d+:\d+H?)[-+][^]]*")
 """Behind a worker's name is what it works on, which is something else whenever anybody looks."""
 
 
+ARGUMENTS = [
+    [],
+    [b"two words", b"", b"\\n"],
+    [b"a\nb", b"\t\x1b[31m", b"\n"],
+    [b"caf\xe9", "caf\u00e9 \u4e16".encode()],
+    [b"x" * 9000, b"y"],
+]
+"""Of processes: some that take care to be shown, some that come in several pieces."""
+KTHREADD = 2
+OPENS = """
+import os, sys
+from taskdiag.__main__ import main
+
+def told(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        os.write(2, os.fsencode(arguments[0]) + b"\\n")
+
+sys.addaudithook(told)
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command ``taskdiag``; the interpreter tells on standard error which files are opened."""
+WIDE = ("--no-headers", "-w", "-w", "-o")
+
+
 def mount(procfs: Procfs) -> Path:
     """Return a path to a mount that is attached nowhere."""
     return MOUNT / str(procfs.fd)
+
+
+def execed(population: Population, *arguments: bytes) -> int:
+    """Make a process of a program with these arguments, which is stopped."""
+    pid = population.spawn(then=lambda: os.execv("/bin/sh", [b"sh", b"-c", b"kill -STOP $$", *arguments]))
+    os.waitpid(pid, os.WUNTRACED)
+    return pid
 
 
 # The library
@@ -95,9 +127,9 @@ def test_columns_have_what_the_records_have(crowd: PidNamespace) -> None:
 def test_the_kernel_is_asked_which_groups_it_has(whole_machine: int) -> None:
     with TaskDiag(os.dup(whole_machine)) as source:
         assert source.groups() == HAD
-        with pytest.raises(UnknownGroupError, match=r"does not have the groups VMA, CMDLINE \(EINVAL\)") as caught:
-            source.request(HAD | {Group.CMDLINE, Group.VMA})
-        assert caught.value.groups == {Group.CMDLINE, Group.VMA}
+        with pytest.raises(UnknownGroupError, match=r"does not have the group VMA \(EINVAL\)") as caught:
+            source.request(HAD | {Group.VMA})
+        assert caught.value.groups == {Group.VMA}
         source.request()
         with pytest.raises(TaskDiagError, match="is answering another request") as busy:
             source.request()
@@ -141,8 +173,33 @@ def test_threads_and_children_by_the_library(world: PidNamespace) -> None:
     threads = list(tasks(HAD, Strategy.THREAD, pid=pid, proc=path))
     assert [task.pid for task in threads] == sorted(oracle.threads(world.procfs.fd, pid))
     assert [task.mem is None for task in threads] == [False, True, True, True]
+    assert [task.cmdline is None for task in threads] == [False, True, True, True]
     assert {task.pid for task in tasks(strategy=Strategy.ALL_THREAD, proc=path)} >= {task.pid for task in threads}
     assert list(tasks(strategy=Strategy.CHILDREN, pid=pid, proc=path)) == []
+
+
+@pytest.mark.promise("G6", "G8", "C1")
+@pytest.mark.parametrize("size", [100, 4096, 65536])
+def test_command_lines_are_those_of_proc(world: PidNamespace, size: int) -> None:
+    """Also in pieces of any size; one that is too long is told to be cut, and one that is not there is not."""
+    for arguments in (*ARGUMENTS, [b"y" * 70000]):
+        execed(world, *arguments)
+    world.sleeping()
+    world.zombie()
+    found = list(tasks(HAD, proc=mount(world.procfs), buffer_size=size))
+    assert [task.pid for task in found] == world.procfs.listed()
+    for task in found:
+        wanted = oracle.content(world.procfs.fd, f"{task.pid}/cmdline")
+        assert task.complete
+        assert task.cmdline == wanted[:CMDLINE_MAX]
+        assert task.cut == ({Group.CMDLINE} if len(wanted) > CMDLINE_MAX else set())
+    assert sorted(task.cmdline_cut for task in found) == [False] * (len(found) - 1) + [True]
+
+
+@pytest.mark.promise("G6")
+def test_a_kernel_thread_has_an_empty_command_line() -> None:
+    (task,) = tasks((Group.CMDLINE,), Strategy.ONE, pid=KTHREADD)
+    assert (task.cmdline, task.cmdline_cut) == (b"", False)
 
 
 @pytest.mark.promise("R1")
@@ -232,3 +289,35 @@ def test_every_column_of_ps_is_that_of_procps_for_every_task(machine: Population
             break
         always &= different()
     assert always == set()
+
+
+def shown(words: list[str], language: str) -> tuple[dict[int, tuple[int, bytes]], list[bytes]]:
+    """Run a ps of a number, pid and args; return these by the number, and the lines of standard error."""
+    done = subprocess.run(words, check=True, capture_output=True, env={**os.environ, "LC_ALL": language})
+    lines = [line.split(None, 2) for line in done.stdout.splitlines()]
+    return {int(number): (int(pid), args) for number, pid, args in lines}, done.stderr.splitlines()
+
+
+@pytest.mark.promise("G6", "G8")
+@pytest.mark.parametrize("language", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("threads", [False, True], ids=["processes", "threads"])
+def test_args_are_those_of_procps_and_no_cmdline_is_opened(machine: Population, threads: bool, language: str) -> None:
+    made = {execed(machine, *arguments) for arguments in ARGUMENTS}
+    made |= {machine.zombie(), machine.spawn(partial(start_threads, 3)), KTHREADD}
+    columns = [*WIDE, "lwp,pid,args", "-L"] if threads else [*WIDE, "pid,pid,args"]
+    by_procps, _ = shown(["ps", "-e", *columns], language)
+    by_client, opened = shown([sys.executable, "-c", OPENS, "ps", *columns], language)
+    wanted = {number: line for number, line in by_procps.items() if line[0] in made}
+    assert {number: line for number, line in by_client.items() if line[0] in made} == wanted
+    assert len(wanted) >= len(made) + (3 if threads else 0)
+    assert b"/proc/uptime" in opened
+    assert [name for name in opened if name.endswith(b"/cmdline")] == []
+
+
+@pytest.mark.promise("G8")
+def test_ps_shows_the_beginning_of_a_command_line_that_is_too_long(machine: Population, proc: int) -> None:
+    pid = execed(machine, b"y" * 70000)
+    line, opened = shown([sys.executable, "-c", OPENS, "ps", *WIDE, "pid,pid,args", "-p", str(pid)], "C")
+    begun = oracle.content(proc, f"{pid}/cmdline")[:CMDLINE_MAX]
+    assert line == {pid: (pid, begun.replace(b"\0", b" "))}
+    assert [name for name in opened if name.endswith(b"/cmdline")] == []
