@@ -12,7 +12,7 @@ import pytest
 
 from workspace import check_kernel, command, guest_command
 from workspace.check_bench import Bench, Check
-from workspace.check_kernel import AllNo, Boots, Builds, Unchanged
+from workspace.check_kernel import AllNo, Boots, Builds, SameFiles, Unchanged
 from workspace.errors import WorkspaceError
 from workspace.series import Series
 from workspace.settings import Paths
@@ -74,6 +74,35 @@ def test_a_boot_counts_only_in_the_kernel_that_was_built(make: Making, monkeypat
     monkeypatch.setattr(guest_command, "output_of", hangs)
     with pytest.raises(WorkspaceError, match="in time"):
         Boots().run(bench, bench.patches[0])
+
+
+def test_what_proc_says_is_compared_with_the_parents_kernel(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "fs/proc/array.c"
+    bench = make({code: "int one;\n"}, {code: "int two;\n"}, {"fs/main.c": "int other = CONFIG;\n"})
+    first, second, third = bench.patches
+    check = SameFiles()
+    # The base has no such file: it is the series' own. So is the second patch's then.
+    assert check.idle(bench, first) == check.idle(bench, third) == "it changes no file of fs/proc/ that the base has"
+    told = ["1 stat S\n1 cmdline a\n", "1 stat S\n1 cmdline b\n"]
+    monkeypatch.setattr(guest_command, "output_of", lambda *_, **__: (0, told.pop(0)))
+    verdict = check.run(bench, second)
+    assert not verdict.passed
+    assert verdict.lines[-2:] == ("-1 cmdline a", "+1 cmdline b")
+    assert not check.run(bench, second).passed, "it is remembered what each kernel said"
+    assert check.run(bench, dataclasses.replace(second, commit=second.parent)).passed
+    monkeypatch.setattr(guest_command, "output_of", lambda *_, **__: (1, "a trace\nan error\n"))
+    with pytest.raises(WorkspaceError, match="an error"):
+        check.run(bench, third)
+
+
+def test_patches_of_code_that_was_there_are_asked_what_proc_says(make: Making) -> None:
+    bench = make({"fs/main.c": "int other = CONFIG;\n"})
+    (patch,) = bench.patches
+    touched = frozenset({"fs/main.c", "fs/proc/main.c"})
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(Bench, "exists", lambda *_: True)
+        assert SameFiles().idle(bench, dataclasses.replace(patch, touched=touched)) is None
+        assert SameFiles().idle(bench, patch) is not None
 
 
 def test_off_is_as_without_the_series(make: Making) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from taskdiag import Base, Cred, Group, Job, Mem, Sched, Stat, State, Strategy, Task, TaskDiag
-from vmtests import oracle
+from vmtests import oracle, raw
 from vmtests.oracle import Process
 
 T = TypeVar("T")
@@ -32,7 +32,9 @@ TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 
 Started = int
 """What ``/proc`` has of IDENT: the start of the task, in clock ticks since boot."""
-Said = Base | Cred | Stat | Started | Mem | Sched | Job
+Line = bytes
+"""A command line, as far as CMDLINE has it."""
+Said = Base | Cred | Stat | Line | Started | Mem | Sched | Job
 """One group of one task."""
 
 
@@ -81,6 +83,11 @@ class Files:
         """The lines of ``status``."""
         return oracle.status(self._proc, self._task)
 
+    @cached_property
+    def cmdline(self) -> bytes:
+        """The whole of ``cmdline``."""
+        return oracle.content(self._proc, f"{self._task}/cmdline")
+
 
 def _base(files: Files) -> Base:
     return expected(files.process)
@@ -95,6 +102,10 @@ def _cred(files: Files) -> Cred:
 def _stat(files: Files) -> Stat:
     names = ("minflt", "cminflt", "majflt", "cmajflt", "utime", "stime", "cutime", "cstime", "num_threads")
     return Stat(*(files.stat[name] for name in names))
+
+
+def _cmdline(files: Files) -> Line:
+    return files.cmdline[: raw.CMDLINE_MAX]
 
 
 def _started(files: Files) -> Started:
@@ -132,6 +143,7 @@ OF_PROC: Mapping[Group, Callable[[Files], Said]] = {
     Group.BASE: _base,
     Group.CRED: _cred,
     Group.STAT: _stat,
+    Group.CMDLINE: _cmdline,
     Group.IDENT: _started,
     Group.MEM: _mem,
     Group.SCHED: _sched,
@@ -139,7 +151,7 @@ OF_PROC: Mapping[Group, Callable[[Files], Said]] = {
 }
 """How each group is read from ``/proc``; inode and cgroup of IDENT are in none of its files."""
 
-LEADERS_ONLY = frozenset({Group.MEM})
+LEADERS_ONLY = frozenset({Group.CMDLINE, Group.MEM})
 """Groups that ALL_THREAD and THREAD show of leaders only."""
 
 MOVING: Mapping[Group, tuple[str, ...]] = {
@@ -159,7 +171,7 @@ def of_proc(proc: int, task: str) -> dict[Group, Said]:
 
 
 def of_thread(proc: int, pid: int, thread: int) -> dict[Group, Said]:
-    """Return what ALL_THREAD and THREAD should say of a thread: its own files, and MEM only of the leader."""
+    """Return what ALL_THREAD and THREAD should say of a thread: its own files; CMDLINE and MEM only of the leader."""
     said = of_proc(proc, f"{pid}/task/{thread}")
     return {group: value for group, value in said.items() if thread == pid or group not in LEADERS_ONLY}
 
@@ -183,6 +195,7 @@ def of_answer(task: Task) -> dict[Group, Said]:
         Group.BASE: task.base,
         Group.CRED: task.cred,
         Group.STAT: task.stat,
+        Group.CMDLINE: task.cmdline,
         Group.IDENT: None if task.ident is None else task.ident.start_boottime // TICK,
         Group.MEM: task.mem,
         Group.SCHED: task.sched,

@@ -21,10 +21,15 @@ BASE = BARE + 4 + 44
 SIZES = {0: 44, 1: 64, 4: 72, 6: 24, 7: 64, 8: 40, 9: 16}
 """The payload size of each group of fixed layout, by group number."""
 
-MEM = 7
+CMDLINE, MEM = 5, 7
+CMDLINE_MAX = 65528
+"""The most bytes of CMDLINE, the group without a fixed size."""
 SHOW_BASE = 1
 SHOW_FIXED = sum(1 << group for group in SIZES)
 """All groups of fixed layout."""
+SHOW_ALL = SHOW_FIXED | 1 << CMDLINE
+KINDS = sorted([*SIZES, CMDLINE])
+"""The types of all groups, in the order of a message."""
 ALL, ONE, ALL_THREAD, CHILDREN, THREAD = range(5)
 CONT, TRUNC = 1, 2
 """Flags of a message."""
@@ -115,7 +120,9 @@ def attributes(answer: Answer) -> Iterator[tuple[int, bytes]]:
         length, kind = struct.unpack_from("=HH", left)
         assert 4 <= length <= len(left), f"an attribute of {length} bytes in {len(left)}"
         yield kind, left[4:length]
-        left = left[-(-length // 4) * 4 :]
+        end = -(-length // 4) * 4
+        assert not any(left[length:end]), "padding that was not written"
+        left = left[end:]
 
 
 def size_of(*groups: int) -> int:

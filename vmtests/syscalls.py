@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import struct
@@ -41,6 +42,9 @@ _SETRESUID = {"x86_64": 117, "aarch64": 147, "s390x": 208}
 _SETRESGID = {"x86_64": 119, "aarch64": 149, "s390x": 210}
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "s390x": 345}
 _FSCONFIG_SET_STRING, _FSCONFIG_SET_FD, _FSCONFIG_CMD_CREATE = 1, 5, 6
+_PR_SET_MM, _PR_SET_MM_ARG_START, _PR_SET_MM_ARG_END = 35, 8, 9
+_MAP_FIXED = 0x10
+_MNT_FORCE, _MNT_DETACH = 1, 2
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -79,6 +83,27 @@ def prctl(option: int, argument: int | bytes) -> None:
     """``prctl(2)`` with one argument."""
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
     _checked(_libc.prctl(option, value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def set_arguments(start: int, end: int) -> None:
+    """Have the caller's command line from ``start`` to ``end``, which are below where it has been so far."""
+    for option, address in ((_PR_SET_MM_ARG_START, start), (_PR_SET_MM_ARG_END, end)):
+        what, where = ctypes.c_ulong(option), ctypes.c_ulong(address)
+        _checked(_libc.prctl(_PR_SET_MM, what, where, ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def munmap(address: int, size: int) -> None:
+    """``munmap(2)``."""
+    _checked(_libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size)))
+
+
+def mmap_over(address: int, size: int) -> None:
+    """Map fresh private memory over what is mapped at ``address``: MAP_FIXED."""
+    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+    _libc.mmap.restype = ctypes.c_void_p
+    mapped = _libc.mmap(ctypes.c_void_p(address), ctypes.c_size_t(size), protection, flags, -1, ctypes.c_long(0))
+    if mapped != address:
+        _checked(-1)
 
 
 def ptrace(request: int, pid: int, *, address: int = 0, data: int = 0) -> None:
@@ -174,6 +199,16 @@ def io_uring_setup(entries: int, parameters: ctypes.Array[ctypes.c_char]) -> int
 def io_uring_submit(ring: int, count: int) -> None:
     """``io_uring_enter(2)``, without waiting for anything."""
     assert _checked(_libc.syscall(_IO_URING_ENTER, ring, count, 0, 0, None, 0)) == count
+
+
+def mount_at(kind: str, path: str, options: str) -> None:
+    """``mount(2)`` of a file system that is on no device."""
+    _checked(_libc.mount(b"none", path.encode(), kind.encode(), ctypes.c_ulong(0), options.encode()))
+
+
+def umount(path: str) -> None:
+    """Give up what waits for the file system at ``path``, and take it away."""
+    _checked(_libc.umount2(path.encode(), _MNT_FORCE | _MNT_DETACH))
 
 
 def mount(kind: str, *, pidns: int | None = None, **options: str) -> int:

@@ -7,11 +7,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from vmtests import programs, syscalls
+from vmtests.arguments import moved
 from vmtests.namespaces import PidNamespace
 
 pytestmark = [
@@ -65,8 +67,10 @@ def _injected() -> Iterator[None]:
 def calls(_injected: None, world: PidNamespace, headers: Path, tmp_path: Path) -> dict[str, list[Call]]:
     """Return each call's attempts, the last of which had nothing left to fail."""
     program = programs.compiled("fail_nth", tmp_path, f"-isystem{headers}")
-    for _ in range(9):
+    for _ in range(8):
         world.sleeping()
+    # To read it a page table is needed, and at first there is none.
+    world.spawn(partial(moved, b"", room=8 << 20))
     # By a path of one name: a failure on the way to the file would be the way's.
     root = world.procfs.fd
     done = subprocess.run(

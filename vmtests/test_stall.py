@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +17,9 @@ import pytest
 
 from vmtests import oracle, programs, raw, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
+from vmtests.fuse import FuseFile
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import wait_for
+from vmtests.population import pause, wait_for
 from vmtests.raw import ONE, Request
 
 READERS = {"root": ROOT, "alice": ALICE, "bob": BOB}
@@ -145,6 +148,125 @@ def test_a_held_exec_lock_cuts_mem_off(holder: Holder, hidepid: str, show: int) 
                     check(answers, pid, raw.SIZES[raw.MEM])
                 if hidepid != "4":
                     check(run_as(ROOT, partial(dump, request, size)), holder.number, raw.SIZES[raw.MEM])
+    assert holder.holds(), "a dump waited for the lock"
+
+
+@dataclass(frozen=True)
+class Mapper:
+    """A process whose mmap_lock is held for writing, as long as its file's server likes."""
+
+    world: PidNamespace
+    number: int
+    file: FuseFile
+
+    def holds(self) -> bool:
+        """Return whether it still waits for the server."""
+        return oracle.letter(self.world.procfs.fd, self.number) == "D"
+
+
+@pytest.fixture
+def mapper(world: PidNamespace, tmp_path: Path) -> Iterator[Mapper]:
+    """Have a process map memory over what it has written to a file whose server does not answer, among others."""
+    path = tmp_path / "file"
+    path.touch()
+    world.sleeping()
+
+    def map_over() -> None:
+        memory = mmap.mmap(os.open(path, os.O_RDWR), mmap.PAGESIZE)
+        memory[0] = 1
+        # The old mapping is closed under the lock, which writes the page back.
+        syscalls.mmap_over(raw.address_of(memory), mmap.PAGESIZE)
+        pause()
+
+    with FuseFile(path, mmap.PAGESIZE) as file:
+        number = world.number(world.spawn(then=map_over, state="D"))
+        for who in (ALICE, BOB):
+            world.sleeping(who=who)
+        yield Mapper(world, number, file)
+
+
+@pytest.mark.promise("N7", "R11", "C1", "C3", "R8")
+@pytest.mark.core
+@pytest.mark.parametrize("show", [1 << raw.CMDLINE, raw.SHOW_BASE | 1 << raw.CMDLINE, raw.SHOW_ALL])
+@pytest.mark.parametrize("strategy", [raw.ALL, raw.ALL_THREAD, raw.THREAD])
+def test_a_held_mmap_lock_cuts_a_command_line_off(mapper: Mapper, strategy: int, show: int) -> None:
+    """Only that of the holder, and nothing of the groups around it; /proc/PID/cmdline would wait."""
+    world, number = mapper.world, mapper.number
+    wanted = [kind for kind in raw.KINDS if show >> kind & 1]
+    reader = world.spawn(then=partial(oracle.content, world.procfs.fd, f"{number}/cmdline"), state="D")
+    fd = world.procfs.open()
+    for size in (raw.size_of(4), 4096, 65536):
+        raw.ask(fd, Request(show=show, strategy=strategy, pid=number if strategy == raw.THREAD else 0))
+        answers = [answer for part in raw.drain(fd, size) for answer in raw.answers(part)]
+        for pid in {answer.pid for answer in answers}:
+            own = [answer for answer in answers if answer.pid == pid]
+            parts = [attribute for answer in own for attribute in raw.attributes(answer)]
+            assert [kind for kind, _ in itertools.groupby(kind for kind, _ in parts)] == wanted
+            line = b"".join(payload for kind, payload in parts if kind == raw.CMDLINE)
+            cut = [answer for answer in own if answer.task_flags & raw.TRUNC]
+            assert bool(cut) is (pid == number)
+            assert line == (b"" if cut else oracle.content(world.procfs.fd, f"{pid}/cmdline"))
+            for answer in cut:
+                assert list(raw.attributes(answer))[-1] == (raw.CMDLINE, b"")
+            assert [bool(answer.task_flags & raw.CONT) for answer in own] == [True] * (len(own) - 1) + [False]
+    assert oracle.letter(world.procfs.fd, world.number(reader)) == "D", "nothing was held"
+    assert mapper.holds(), "a dump waited for the lock"
+    mapper.file.release()
+
+
+@pytest.mark.promise("N7", "R7", "R11", "G8")
+@pytest.mark.core
+def test_one_waits_for_a_held_mmap_lock_until_killed(mapper: Mapper) -> None:
+    """No signal ends the wait but one that ends the reader; when the lock is free, the command line is whole."""
+    world, number = mapper.world, mapper.number
+    ours, theirs = os.pipe()
+
+    def ask(stop: int) -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        os.write(theirs, b"%d" % stop)
+        fd = world.procfs.open()
+        raw.ask(fd, Request(strategy=ONE, pid=number, show=raw.SHOW_ALL))
+        os.write(theirs, b"".join(raw.drain(fd)))
+
+    killed, waits = (world.spawn(then=partial(ask, stop), state="D") for stop in (1, 2))
+    assert os.read(ours, 2) in (b"12", b"21")
+    for pid in (killed, waits):
+        os.kill(pid, signal.SIGUSR1)
+    world.kill(killed)
+    assert oracle.letter(world.procfs.fd, world.number(waits)) == "D"
+    assert mapper.holds()
+    mapper.file.release()
+    world.reap(waits)
+    stream = os.read(ours, 1 << 16)
+    (answer,) = raw.answers(stream)
+    assert answer.task_flags == 0
+    assert dict(raw.attributes(answer))[raw.CMDLINE] == oracle.content(world.procfs.fd, f"{number}/cmdline")
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.promise("N7", "C1", "C3", "N5")
+@pytest.mark.core
+@pytest.mark.parametrize("hidepid", ["0", "1", "2"])
+def test_a_held_exec_lock_cuts_a_command_line_off(holder: Holder, hidepid: str) -> None:
+    """Only where hidepid= limits who asks: what is read then has to be of the program that was checked."""
+
+    def dump(strategy: int) -> list[raw.Answer]:
+        fd = procfs.open()
+        pid = 0 if strategy == raw.ALL else holder.number
+        raw.ask(fd, Request(show=raw.SHOW_BASE | 1 << raw.CMDLINE | 1 << 9, strategy=strategy, pid=pid))
+        return [answer for part in raw.drain(fd, 4096) for answer in raw.answers(part)]
+
+    proc = holder.world.procfs.fd
+    with Procfs(pidns=holder.world.fd, hidepid=hidepid) as procfs:
+        for who, strategy in itertools.product((ALICE, ROOT), (raw.ALL, ONE)):
+            own = [answer for answer in run_as(who, partial(dump, strategy)) if answer.pid == holder.number]
+            line = oracle.content(proc, f"{holder.number}/cmdline")
+            cut = who is ALICE and hidepid != "0"
+            assert [answer.task_flags for answer in own] == ([raw.TRUNC | raw.CONT, 0] if cut else [0])
+            found = [attribute for answer in own for attribute in raw.attributes(answer)]
+            assert [kind for kind, _ in found] == [0, raw.CMDLINE, 9]
+            assert found[1] == (raw.CMDLINE, b"" if cut else line)
     assert holder.holds(), "a dump waited for the lock"
 
 

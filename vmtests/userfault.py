@@ -1,4 +1,4 @@
-"""A read(2) that is stopped while the kernel writes to the reader's memory."""
+"""Memory that is not there until somebody brings it in; a read(2) that is stopped by it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ _API, _REGISTER, _ZEROPAGE = 0xC018_AA3F, 0xC020_AA00, 0xC020_AA04
 _MODE_MISSING = 1
 
 
+def hold_faults(address: int, size: int) -> int:
+    """Let the first touch of memory of the caller's wait for what never comes; return the descriptor it waits on."""
+    device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        faults = fcntl.ioctl(device, _NEW, os.O_CLOEXEC)
+    finally:
+        os.close(device)
+    fcntl.ioctl(faults, _API, struct.pack("=3Q", 0xAA, 0, 0))
+    fcntl.ioctl(faults, _REGISTER, struct.pack("=4Q", address, size, _MODE_MISSING, 0))
+    return faults
+
+
 class HeldRead:
     """A thread that reads into memory whose first touch behind ``good`` bytes waits until release().
 
@@ -34,13 +46,7 @@ class HeldRead:
         self._edge = raw.address_of(self._memory) + pages * mmap.PAGESIZE
         self._held = held
         self._start = self._edge - good
-        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._faults = fcntl.ioctl(device, _NEW, os.O_CLOEXEC)
-        finally:
-            os.close(device)
-        fcntl.ioctl(self._faults, _API, struct.pack("=3Q", 0xAA, 0, 0))
-        fcntl.ioctl(self._faults, _REGISTER, struct.pack("=4Q", self._edge, held, _MODE_MISSING, 0))
+        self._faults = hold_faults(self._edge, held)
         self._released = False
         self._result: bytes | OSError | None = None
         self._thread = threading.Thread(target=self._read, args=(fd, size))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from workspace import command, guest_command, kconfig, kernel, storage
 from workspace.check_bench import Bench, Check, Patch, Verdict, definition
+from workspace.errors import WorkspaceError
 from workspace.kbuild import Kbuild
 from workspace.kernel import BuildError, Kernel
 
@@ -18,6 +21,8 @@ _NO_KERNEL = re.compile(r"(tools|scripts|arch/[^/]+/boot)/")
 _SOURCE = re.compile(r"^source_(\S+) := (\S+)$", re.MULTILINE)
 # These hold the names of all options, set or not, so that a new option changes them: CONFIG_IKCONFIG.
 _HOLDS_CONFIG = frozenset({"kernel/configs.o"})
+_VMTESTS = Path(__file__).resolve().parents[2] / "vmtests"
+_LONG = 1000  # characters of a line that differs
 
 
 def _built(bench: Bench, flavour: str, commit: str) -> Kernel:
@@ -76,6 +81,73 @@ class Boots(Check):
         code, told = guest_command.output_of(built, words, paths=bench.paths, wanted=bench.accelerator)
         good = code == 0 and told.splitlines()[:1] == [built.release]
         return Verdict(good, () if good else (f"exit code {code}, and it said:", *told.splitlines()))
+
+
+class SameFiles(Check):
+    """What ``/proc/PID/*`` says, before and after a patch that changes its code.
+
+    The same processes are made in a guest of each kernel, by vmtests/scripted.py, without address space randomization.
+    """
+
+    name = "files"
+    says = "/proc/PID/{stat,statm,status,cmdline} say the same of the same processes as on the parent's kernel"
+    lasting = False
+
+    def idle(self, bench: Bench, patch: Patch) -> str | None:
+        """Most patches change none of the code that was there."""
+        code = (name for name in patch.touched if name.startswith("fs/proc/") and name.endswith(".c"))
+        changes = any(bench.exists(bench.tree.base, name) for name in code)
+        return None if changes else "it changes no file of fs/proc/ that the base has"
+
+    def inputs(self, bench: Bench, patch: Patch) -> Iterable[str]:
+        """Both sources, what they are built and booted with, and what makes the processes."""
+        return (bench.content(patch.parent), *self._depends_on(bench, patch.commit))
+
+    def run(self, bench: Bench, patch: Patch) -> Verdict:
+        """The answer."""
+        try:
+            before, after = (self._told(bench, commit) for commit in (patch.parent, patch.commit))
+        except BuildError:
+            return Verdict(False, ("there is no kernel to ask: it does not build.",))
+        changes = difflib.unified_diff(before, after, "before", "after", n=0, lineterm="")
+        lines = [line[:_LONG] for line in changes]
+        return Verdict(not lines, tuple(lines), note=f"{len(after)} lines")
+
+    def _depends_on(self, bench: Bench, commit: str) -> tuple[str, ...]:
+        code = (path.read_text() for path in sorted(_VMTESTS.glob("*.py")))
+        return (
+            bench.content(commit),
+            bench.options("default"),
+            *_tools(bench),
+            bench.version("qemu-system-x86_64", "--version"),
+            str(bench.accelerator),
+            storage.digest(*code),
+        )
+
+    def _told(self, bench: Bench, commit: str) -> list[str]:
+        key = storage.digest(definition(self), *self._depends_on(bench, commit))
+        known: list[str] | None = bench.memory.get("told", key)
+        if known is None:
+            # The same environment everywhere, since addresses are told, too; titles are written over the end of it.
+            room = {
+                "PYTHONPATH": str(_VMTESTS.parent),
+                "PYTHONHASHSEED": "0",
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "TITLES": "x" * 500,
+            }
+            words = ["env", "-i", *(f"{name}={value}" for name, value in room.items()), "setarch", "-R"]
+            built = _built(bench, "default", commit)
+            code, told = guest_command.output_of(
+                built,
+                [*words, sys.executable, "-m", "vmtests.scripted"],
+                paths=bench.paths,
+                wanted=bench.accelerator,
+            )
+            known = told.splitlines()
+            if code != 0:
+                raise WorkspaceError(f"vmtests/scripted.py ended with exit code {code} in the guest: {known[-1:]}")
+            bench.memory.put("told", key, known)
+        return known
 
 
 class AllNo(Check):
@@ -200,4 +272,4 @@ def differing(
     return own, other
 
 
-CHECKS: tuple[Check, ...] = (Builds("default"), Boots(), Unchanged(), Builds("off"), AllNo())
+CHECKS: tuple[Check, ...] = (Builds("default"), Boots(), SameFiles(), Unchanged(), Builds("off"), AllNo())

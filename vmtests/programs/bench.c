@@ -50,6 +50,7 @@ enum {
 	UID, EUID, GID, EGID, CAP_EFF,
 	TTY, MINFLT, MAJFLT, UTIME, STIME, PRIORITY, NICE, NR_THREADS, START, PROCESSOR,
 	VSIZE, RSS, SHARED, SWAP,
+	ARGS,			/* a digest of them */
 	VALUES
 };
 
@@ -97,6 +98,15 @@ static struct record *another(int pid)
 	records[seen].pid = pid;
 	memset(records[seen].value, 0, sizeof(records[seen].value));
 	return &records[seen++];
+}
+
+static uint64_t hashed(uint64_t hash, const void *data, size_t size)
+{
+	const unsigned char *byte = data;
+
+	while (size--)
+		hash = (hash ^ *byte++) * 0x100000001b3;
+	return hash;
 }
 
 /* /proc/task-diag */
@@ -173,6 +183,12 @@ static void take_ident(uint64_t *value, const void *payload)
 	value[START] = ident.start_boottime / tick;
 }
 
+/* The next piece of a command line */
+static void take_args(uint64_t *value, const void *piece, size_t size)
+{
+	value[ARGS] = hashed(value[ARGS], piece, size);
+}
+
 static void take_message(const struct nlmsghdr *header)
 {
 	const struct task_diag_msg *message = (const void *)(header + 1);
@@ -199,6 +215,9 @@ static void take_message(const struct nlmsghdr *header)
 			break;
 		case TASK_DIAG_STAT:
 			take_stat(record->value, payload);
+			break;
+		case TASK_DIAG_CMDLINE:
+			take_args(record->value, payload, attribute->nla_len - NLA_HDRLEN);
 			break;
 		case TASK_DIAG_IDENT:
 			take_ident(record->value, payload);
@@ -458,8 +477,31 @@ static void by_statm(const struct way *way)
 	for_each_process(visit_statm);
 }
 
-/* What ps and top read of each process */
-static void visit_all(const char *name)
+static void take_cmdline(const char *name, uint64_t *value)
+{
+	static char text[128 << 10];
+	ssize_t count = read_file(name, "cmdline", text, sizeof(text));
+
+	if (count > 0)
+		take_args(value, text, count);
+}
+
+static void visit_cmdline(const char *name)
+{
+	const char *at = name;
+	struct record *record = another(number(&at));
+
+	take_cmdline(name, record->value);
+}
+
+static void by_cmdline(const struct way *way)
+{
+	(void)way;
+	for_each_process(visit_cmdline);
+}
+
+/* What ps and top read of each process; returns where it is kept. */
+static uint64_t *take_files(const char *name)
 {
 	int64_t field[40];
 	struct record *record = take_stat_file(name, field, 39);
@@ -467,7 +509,7 @@ static void visit_all(const char *name)
 	uint64_t *value;
 
 	if (!record)
-		return;
+		return NULL;
 	value = record->value;
 	value[TTY] = field[7];
 	value[MINFLT] = field[10];
@@ -485,12 +527,32 @@ static void visit_all(const char *name)
 		take_line(text, "\nVmSwap:", &value[SWAP], 1, 10);
 		value[SWAP] *= 1024;
 	}
+	return value;
+}
+
+static void visit_files(const char *name)
+{
+	take_files(name);
 }
 
 static void by_files(const struct way *way)
 {
 	(void)way;
-	for_each_process(visit_all);
+	for_each_process(visit_files);
+}
+
+static void visit_files_and_cmdline(const char *name)
+{
+	uint64_t *value = take_files(name);
+
+	if (value)
+		take_cmdline(name, value);
+}
+
+static void by_files_and_cmdline(const struct way *way)
+{
+	(void)way;
+	for_each_process(visit_files_and_cmdline);
 }
 
 /* A folder of threads: one is visited at a time. */
@@ -600,6 +662,10 @@ static const struct way ways[] = {
 	{ "statm", by_statm, 0, 0, 0 },
 	{ "ps", by_task_diag, 1, SHOW_PS, TASK_DIAG_DUMP_ALL },
 	{ "files", by_files, 1, 0, 0 },
+	{ "args", by_task_diag, 0, TASK_DIAG_SHOW_CMDLINE, TASK_DIAG_DUMP_ALL },
+	{ "cmdline", by_cmdline, 0, 0, 0 },
+	{ "ps_args", by_task_diag, 1, SHOW_PS | TASK_DIAG_SHOW_CMDLINE, TASK_DIAG_DUMP_ALL },
+	{ "files_cmdline", by_files_and_cmdline, 1, 0, 0 },
 	{ "threads", by_task_diag, 1, TASK_DIAG_SHOW_BASE, TASK_DIAG_DUMP_ALL_THREAD },
 	{ "task", by_task, 1, 0, 0 },
 	{ "ten", by_task_diag, 1, TASK_DIAG_SHOW_BASE, TASK_DIAG_DUMP_THREAD },
@@ -753,15 +819,6 @@ static void end_threads(void)
 {
 	kill(threaded, SIGKILL);
 	waitpid(threaded, NULL, 0);
-}
-
-static uint64_t hashed(uint64_t hash, const void *data, size_t size)
-{
-	const unsigned char *byte = data;
-
-	while (size--)
-		hash = (hash ^ *byte++) * 0x100000001b3;
-	return hash;
 }
 
 static void report(int round, const struct way *way, int64_t nanoseconds)

@@ -69,7 +69,10 @@ static int ask(int fd)
 		struct task_diag_pid request;
 	} question = {
 		.header = { .nlmsg_len = sizeof(question), .nlmsg_type = TASK_DIAG_CMD_GET },
-		.request = { .show_flags = TASK_DIAG_SHOW_BASE, .dump_strategy = TASK_DIAG_DUMP_ALL },
+		.request = {
+			.show_flags = TASK_DIAG_SHOW_BASE | TASK_DIAG_SHOW_CMDLINE,
+			.dump_strategy = TASK_DIAG_DUMP_ALL,
+		},
 	};
 
 	return write(fd, &question, sizeof(question));
