@@ -23,7 +23,8 @@ from workspace.bench import WAYS, Look, Measured, Way
 from workspace.errors import WorkspaceError
 from workspace.settings import ROOT, Paths
 
-ON_HOST = tuple(way for way in WAYS if way.name not in ("base", "bare", "cred", "mem", "ps", "threads", "ten"))
+OF_TASK_DIAG = ("base", "bare", "cred", "mem", "ps", "args", "ps_args", "threads", "ten")
+ON_HOST = tuple(way for way in WAYS if way.name not in OF_TASK_DIAG)
 TASKS = 50
 
 

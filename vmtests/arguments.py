@@ -53,6 +53,7 @@ LAYOUTS: Mapping[str, Callable[[], None]] = {
     "elsewhere": partial(moved, b"moved\0here\0"),
     "several pages": partial(moved, b"moved\0" + bytes(range(256)) * 64 + b"\0"),
     "a title of a page without end": partial(moved, b"t" * mmap.PAGESIZE * 2),
+    "a title without a NUL": partial(moved, b"t" * 100),
     "a title of a page": partial(moved, b"t" * (mmap.PAGESIZE - 1) + b"\0" + b"u" * 100),
     "a title that ends early": partial(moved, b"t" * 100 + b"\0" + b"u" * mmap.PAGESIZE),
     "no title: a NUL at the end": partial(moved, b"t" * mmap.PAGESIZE * 2 + b"\0"),

@@ -21,20 +21,21 @@ _WRITE_MOST = 4096
 class FuseFile:
     """A file of ``size`` bytes ``x`` at ``path``, which exists; whoever writes waits until release().
 
-    Processes of the test's own must not touch memory that is mapped from it: the server is a thread of theirs.
+    So does whoever reads, unless the server ``answers``. Processes of the test's own must not touch memory that is
+    mapped from it: the server is a thread of theirs.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, *, answers: bool = True) -> None:
         """Mount nothing yet."""
-        self._path, self._size = path, size
+        self.path, self._size, self._answers = path, size, answers
         self._released = threading.Event()
-        self._held: list[tuple[int, int]] = []
+        self._held: list[tuple[int, bytes]] = []
         self._device = -1
         self._server = threading.Thread(target=self._serve)
 
     def __enter__(self) -> Self:
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        syscalls.mount_at("fuse", str(self._path), f"fd={self._device},rootmode={_MODE:o},user_id=0,group_id=0")
+        syscalls.mount_at("fuse", str(self.path), f"fd={self._device},rootmode={_MODE:o},user_id=0,group_id=0")
         self._server.start()
         return self
 
@@ -42,15 +43,15 @@ class FuseFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Whoever waits for an answer gets an error, and the server sees its device go.
-        syscalls.umount(str(self._path))
+        syscalls.umount(str(self.path))
         self._server.join()
         os.close(self._device)
 
     def release(self) -> None:
         """Answer the writes that wait, and those that come."""
         self._released.set()
-        for unique, size in self._held:
-            self._reply(unique, struct.pack("=II", size, 0))
+        while self._held:
+            self._reply(*self._held.pop())
 
     def _serve(self) -> None:
         while True:
@@ -75,16 +76,23 @@ class FuseFile:
             self._reply(unique, struct.pack("=QIi", 1, 0, 0))
         elif opcode == _READ:
             _, offset, size = struct.unpack_from("=QQI", body)
-            self._reply(unique, b"x" * max(0, min(size, self._size - offset)))
+            self._reply_late(unique, b"x" * max(0, min(size, self._size - offset)), wait=not self._answers)
         elif opcode == _WRITE:
             _, _, size = struct.unpack_from("=QQI", body)
-            self._held.append((unique, size))
-            if self._released.is_set():
-                self._reply(unique, struct.pack("=II", size, 0))
+            self._reply_late(unique, struct.pack("=II", size, 0), wait=True)
         elif opcode in (_FLUSH, _RELEASE):
             self._reply(unique, b"")
         elif opcode != _FORGET:
             self._reply(unique, b"", error=errno.ENOSYS)
+
+    def _reply_late(self, unique: int, body: bytes, *, wait: bool) -> None:
+        if wait and not self._released.is_set():
+            self._held.append((unique, body))
+            # Nobody looks at it again if release() came between the two.
+            if not self._released.is_set():
+                return
+            self._held.remove((unique, body))
+        self._reply(unique, body)
 
     def _reply(self, unique: int, body: bytes, *, error: int = 0) -> None:
         os.write(self._device, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)

@@ -481,9 +481,10 @@ def test_a_request_that_is_over_holds_on_to_nothing() -> None:
         """Ask for its process 1, whole and in part; requests are read to their end, or given up, by a fault too."""
         whole = (Request(strategy=ONE, pid=1), 4096)
         part = (Request(show=raw.SHOW_FIXED), raw.BASE)
+        of_line = (Request(show=raw.SHOW_ALL), raw.size_of(0, 1, 4) + 4 + 8)
         try:
             with PidNamespace() as namespace:
-                for (request, size), to_its_end in itertools.product((whole, part), (True, False)):
+                for (request, size), to_its_end in itertools.product((whole, part, of_line), (True, False)):
                     fd = namespace.procfs.open()
                     raw.ask(fd, request)
                     assert raw.pids(raw.read(fd, size)) == [1]

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import mmap
 import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CMDLINE, CMDLINE_MAX, CONT, O
 from vmtests.userfault import hold_faults
 
 PAGE = mmap.PAGESIZE
+MAP_GROWSDOWN = 0x100
 STRATEGIES = {"ALL": ALL, "ONE": ONE, "ALL_THREAD": ALL_THREAD, "CHILDREN": CHILDREN, "THREAD": THREAD}
 SMALLEST, LARGEST = raw.BARE + 4 + 4, raw.size_of(4)
 """Bytes of a message with the beginning of a command line, and with the largest group."""
@@ -135,6 +137,28 @@ def test_the_smallest_buffer(world: PidNamespace, task_diag: int) -> None:
     assert line(stream, number) == (in_proc(world, number), False)
 
 
+@pytest.mark.promise("C1", "C2", "R5")
+def test_small_buffers_for_a_command_line_and_what_follows(world: PidNamespace, task_diag: int) -> None:
+    """A buffer that the group behind it does not fit into still takes the line."""
+    number = execed(world, b"")
+    wanted = in_proc(world, number)
+    for size in range(SMALLEST, raw.size_of(raw.MEM) + 8):
+        raw.ask(task_diag, Request(show=1 << CMDLINE | 1 << raw.MEM, strategy=ONE, pid=number))
+        stream = b""
+        while len(line_so_far := line_of(stream)) < len(wanted):
+            stream += raw.read(task_diag, size)
+            assert wanted.startswith(line_so_far)
+        stream += b"".join(raw.drain(task_diag))
+        assert line(stream, number) == (wanted, False)
+        assert [len(payload) for payload in pieces.payloads(stream)[number].values()] == [len(wanted), 64]
+
+
+def line_of(stream: bytes) -> bytes:
+    """Return what has come of the command line of the one task of a stream."""
+    attributes = itertools.chain.from_iterable(raw.attributes(answer) for answer in raw.answers(stream))
+    return b"".join(payload for kind, payload in attributes if kind == CMDLINE)
+
+
 @pytest.mark.promise("R6", "C1", "C2", "C3")
 @pytest.mark.core
 @pytest.mark.parametrize("first", [0, LARGEST, 300])
@@ -243,23 +267,41 @@ def test_arguments_that_nobody_brings_in_cost_no_wait(world: PidNamespace, task_
         assert told(task_diag, number, size, strategy=strategy) == (b"g" * good, False)
 
 
-@pytest.mark.promise("G8", "N7")
+def in_a_file(world: PidNamespace, file: FuseFile) -> int:
+    """Make a process whose arguments are in a file; return its number in the test's namespace."""
+
+    def live() -> None:
+        start = kept(mmap.mmap(os.open(file.path, os.O_RDWR), 4 * PAGE))
+        syscalls.set_arguments(start, start + 4 * PAGE)
+
+    return world.spawn(live)
+
+
+@pytest.mark.promise("G8")
 def test_arguments_in_a_file_are_not_read(world: PidNamespace, task_diag: int, tmp_path: Path) -> None:
-    """Whoever serves it could make a reader wait: only anonymous memory is read."""
+    """Only anonymous memory is."""
     path = tmp_path / "file"
     path.touch()
-    with FuseFile(path, 4 * PAGE):
-
-        def live() -> None:
-            fd = os.open(path, os.O_RDWR)
-            start = kept(mmap.mmap(fd, 4 * PAGE))
-            syscalls.set_arguments(start, start + 4 * PAGE)
-
-        pid = world.spawn(live)
+    with FuseFile(path, 4 * PAGE) as file:
+        pid = in_a_file(world, file)
         number = world.number(pid)
         assert in_proc(world, number) == b""
         for strategy in (ONE, ALL):
             assert told(task_diag, number, strategy=strategy) == (b"", False)
+        world.kill(pid)
+
+
+@pytest.mark.promise("N7")
+@pytest.mark.core
+def test_arguments_in_a_file_that_is_not_served_cost_no_wait(
+    world: PidNamespace, task_diag: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with FuseFile(path, 4 * PAGE, answers=False) as file:
+        pid = in_a_file(world, file)
+        for strategy in (ONE, ALL):
+            assert told(task_diag, world.number(pid), strategy=strategy) == (b"", False)
         world.kill(pid)
 
 
@@ -312,6 +354,53 @@ def test_who_goes_between_two_pieces_leaves_the_command_line_unfinished(
     assert not rest or line(rest, last) == (in_proc(world, last), False)
 
 
+@pytest.mark.promise("N4", "C3")
+@pytest.mark.core
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+def test_who_may_not_be_read_any_more_shows_nothing_of_the_rest(world: PidNamespace, gate: Gate, hidepid: str) -> None:
+    """It stops being dumpable between two pieces."""
+
+    def live() -> None:
+        gate.wait()
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    number = world.number(world.spawn(then=live, who=ALICE))
+
+    def look() -> list[raw.Answer]:
+        fd = procfs.open()
+        raw.ask(fd, Request(show=1 << CMDLINE | 1 << 9, start=number))
+        stream = raw.read(fd, raw.BARE + 4 + 8)
+        gate.open()
+        wait_for(lambda: oracle.letter(world.procfs.fd, number) == "T", "the process not dumpable")
+        return list(raw.answers(stream + b"".join(raw.drain(fd))))
+
+    before = in_proc(world, number)
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        first, *rest = run_as(ALICE, look)
+    assert list(raw.attributes(first)) == [(CMDLINE, before[:8])]
+    assert first.task_flags == CONT
+    cut = [(answer.pid, answer.task_flags, list(raw.attributes(answer))) for answer in rest]
+    assert cut == ([(number, TRUNC, [(CMDLINE, b"")])] if hidepid == "1" else [])
+
+
+@pytest.mark.promise("G8", "N7")
+def test_arguments_in_a_hole_below_a_stack(world: PidNamespace, task_diag: int) -> None:
+    """The stack is not expanded for that, and the kernel has nothing to complain about."""
+
+    def live(hole: int) -> None:
+        stack = mmap.mmap(-1, 3 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_GROWSDOWN)
+        stack.write(b"s" * 3 * PAGE)
+        start = kept(stack)
+        syscalls.set_arguments(start, start + 3 * PAGE)
+        syscalls.munmap(start + hole * PAGE, PAGE)
+
+    for hole in (0, 1):
+        number = world.number(world.spawn(partial(live, hole)))
+        for strategy in (ONE, ALL):
+            assert told(task_diag, number, strategy=strategy) == (b"s" * hole * PAGE, False)
+
+
 @pytest.mark.promise("R10", "C1")
 def test_a_command_line_that_changes_between_two_pieces_is_no_other_ones(
     world: PidNamespace, task_diag: int, gate: Gate
@@ -322,7 +411,7 @@ def test_a_command_line_that_changes_between_two_pieces_is_no_other_ones(
         moved(b"a" * 5000 + b"\0")
         gate.wait()
         moved(b"bb\0")
-        os.kill(os.getpid(), 19)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     pid = world.spawn(then=live)
     number = world.number(pid)
@@ -337,19 +426,29 @@ def test_a_command_line_that_changes_between_two_pieces_is_no_other_ones(
 
 @pytest.mark.promise("R10")
 @pytest.mark.core
-@pytest.mark.parametrize("half", [False, True])
-def test_nobodys_memory_is_kept(world: PidNamespace, task_diag: int, tmp_path: Path, half: bool) -> None:
-    """Neither when a command line has been told, nor half of it: the program of who is gone can be written to again."""
+@pytest.mark.parametrize("how", ["whole", "half", "exec"])
+def test_nobodys_memory_is_kept(world: PidNamespace, task_diag: int, tmp_path: Path, how: str) -> None:
+    """When a command line has been told, or half of it, the program of who is gone can be written to again.
+
+    Also if it has executed itself meanwhile, and was asked for again.
+    """
     program = tmp_path / "program"
-    program.write_bytes(Path("/bin/sleep").resolve().read_bytes())
+    program.write_bytes(Path("/bin/sh").resolve().read_bytes())
     program.chmod(0o755)
-    pid = world.spawn(then=lambda: os.execv(program, ["sleep", "100000"]))
+    script = 'kill -STOP $$; exec "$0" -c "kill -STOP $$"'
+    pid = world.spawn(then=lambda: os.execv(program, [str(program), "-c", script, str(program)]))
     number = world.number(pid)
-    wait_for(lambda: in_proc(world, number).startswith(b"sleep"), "the exec")
+    os.waitpid(pid, os.WUNTRACED)
     raw.ask(task_diag, Request(strategy=ONE, pid=number, show=raw.SHOW_ALL))
-    parts = [raw.read(task_diag, raw.size_of(0, 1, 4) + 4 + 8)] if half else raw.drain(task_diag)
-    (answer,) = raw.answers(b"".join(parts))
-    assert dict(raw.attributes(answer))[CMDLINE] == b"sleep\x00100000\x00"[: 8 if half else None]
+    if how == "whole":
+        assert line(b"".join(raw.drain(task_diag)), number) == (in_proc(world, number), False)
+    else:
+        assert line_of(raw.read(task_diag, raw.size_of(0, 1, 4) + 4 + 8)) == in_proc(world, number)[:8]
+    if how == "exec":
+        os.kill(pid, signal.SIGCONT)
+        os.waitpid(pid, os.WUNTRACED)
+        (cut, *_) = raw.answers(b"".join(raw.drain(task_diag)))
+        assert cut.task_flags & TRUNC
     with pytest.raises(OSError, match="Text file busy"):
         program.open("r+b")
     world.kill(pid)
@@ -424,7 +523,7 @@ def test_threads_whose_processes_end_meanwhile(world: PidNamespace, task_diag: i
         number = world.number(pid)
         thread = max(oracle.threads(world.procfs.fd, number))
         assert list(look(thread))
-        os.kill(pid, 9)
+        os.kill(pid, signal.SIGKILL)
         while list(look(thread)):
             pass
         world.reap(pid)

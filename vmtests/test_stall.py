@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from vmtests import oracle, programs, raw, syscalls
+from vmtests.arguments import moved
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
 from vmtests.fuse import FuseFile
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import pause, wait_for
+from vmtests.population import Gate, pause, wait_for
 from vmtests.raw import ONE, Request
 
 READERS = {"root": ROOT, "alice": ALICE, "bob": BOB}
@@ -165,47 +167,62 @@ class Mapper:
 
 
 @pytest.fixture
-def mapper(world: PidNamespace, tmp_path: Path) -> Iterator[Mapper]:
-    """Have a process map memory over what it has written to a file whose server does not answer, among others."""
+def unserved(world: PidNamespace, tmp_path: Path) -> Iterator[FuseFile]:  # noqa: ARG001
+    """Make a file whose server lets who writes to it wait, given up before the processes of ``world`` are ended."""
     path = tmp_path / "file"
     path.touch()
-    world.sleeping()
-
-    def map_over() -> None:
-        memory = mmap.mmap(os.open(path, os.O_RDWR), mmap.PAGESIZE)
-        memory[0] = 1
-        # The old mapping is closed under the lock, which writes the page back.
-        syscalls.mmap_over(raw.address_of(memory), mmap.PAGESIZE)
-        pause()
-
     with FuseFile(path, mmap.PAGESIZE) as file:
-        number = world.number(world.spawn(then=map_over, state="D"))
-        for who in (ALICE, BOB):
-            world.sleeping(who=who)
-        yield Mapper(world, number, file)
+        yield file
+
+
+def _map_over(path: Path, before: Callable[[], object] = lambda: None) -> None:
+    """Write to a file by a mapping, and map something else over it: the page is written back under mmap_lock."""
+    memory = mmap.mmap(os.open(path, os.O_RDWR), mmap.PAGESIZE)
+    memory[0] = 1
+    before()
+    syscalls.mmap_over(raw.address_of(memory), mmap.PAGESIZE)
+    pause()
+
+
+@pytest.fixture
+def mapper(world: PidNamespace, unserved: FuseFile) -> Mapper:
+    """Have the child of a process hold its mmap_lock, among other processes."""
+
+    def live() -> None:
+        if os.fork() == 0:
+            _map_over(unserved.path)
+
+    world.sleeping()
+    (child,) = oracle.children(world.procfs.fd, world.number(world.spawn(live)))
+    wait_for(lambda: oracle.letter(world.procfs.fd, child) == "D", "the child to wait")
+    for who in (ALICE, BOB):
+        world.sleeping(who=who)
+    return Mapper(world, child, unserved)
 
 
 @pytest.mark.promise("N7", "R11", "C1", "C3", "R8")
 @pytest.mark.core
 @pytest.mark.parametrize("show", [1 << raw.CMDLINE, raw.SHOW_BASE | 1 << raw.CMDLINE, raw.SHOW_ALL])
-@pytest.mark.parametrize("strategy", [raw.ALL, raw.ALL_THREAD, raw.THREAD])
+@pytest.mark.parametrize("strategy", [raw.ALL, raw.ALL_THREAD, raw.CHILDREN, raw.THREAD])
 def test_a_held_mmap_lock_cuts_a_command_line_off(mapper: Mapper, strategy: int, show: int) -> None:
     """Only that of the holder, and nothing of the groups around it; /proc/PID/cmdline would wait."""
     world, number = mapper.world, mapper.number
     wanted = [kind for kind in raw.KINDS if show >> kind & 1]
     reader = world.spawn(then=partial(oracle.content, world.procfs.fd, f"{number}/cmdline"), state="D")
     fd = world.procfs.open()
+    pid = {raw.THREAD: number, raw.CHILDREN: oracle.process(world.procfs.fd, number).ppid}.get(strategy, 0)
     for size in (raw.size_of(4), 4096, 65536):
-        raw.ask(fd, Request(show=show, strategy=strategy, pid=number if strategy == raw.THREAD else 0))
+        raw.ask(fd, Request(show=show, strategy=strategy, pid=pid))
         answers = [answer for part in raw.drain(fd, size) for answer in raw.answers(part)]
-        for pid in {answer.pid for answer in answers}:
-            own = [answer for answer in answers if answer.pid == pid]
+        assert number in {answer.pid for answer in answers}
+        for shown in {answer.pid for answer in answers}:
+            own = [answer for answer in answers if answer.pid == shown]
             parts = [attribute for answer in own for attribute in raw.attributes(answer)]
             assert [kind for kind, _ in itertools.groupby(kind for kind, _ in parts)] == wanted
             line = b"".join(payload for kind, payload in parts if kind == raw.CMDLINE)
             cut = [answer for answer in own if answer.task_flags & raw.TRUNC]
-            assert bool(cut) is (pid == number)
-            assert line == (b"" if cut else oracle.content(world.procfs.fd, f"{pid}/cmdline"))
+            assert bool(cut) is (shown == number)
+            assert line == (b"" if cut else oracle.content(world.procfs.fd, f"{shown}/cmdline"))
             for answer in cut:
                 assert list(raw.attributes(answer))[-1] == (raw.CMDLINE, b"")
             assert [bool(answer.task_flags & raw.CONT) for answer in own] == [True] * (len(own) - 1) + [False]
@@ -241,6 +258,125 @@ def test_one_waits_for_a_held_mmap_lock_until_killed(mapper: Mapper) -> None:
     (answer,) = raw.answers(stream)
     assert answer.task_flags == 0
     assert dict(raw.attributes(answer))[raw.CMDLINE] == oracle.content(world.procfs.fd, f"{number}/cmdline")
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.promise("C3", "N7", "R11")
+@pytest.mark.core
+@pytest.mark.parametrize("strategy", [raw.ALL, raw.THREAD])
+def test_a_mmap_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
+    world: PidNamespace, unserved: FuseFile, gate: Gate, strategy: int
+) -> None:
+    number = world.number(world.spawn(then=partial(_map_over, unserved.path, gate.wait)))
+    line = oracle.content(world.procfs.fd, f"{number}/cmdline")
+    fd = world.procfs.open()
+    pid = number if strategy == raw.THREAD else 0
+    raw.ask(fd, Request(show=1 << raw.CMDLINE | 1 << 9, strategy=strategy, pid=pid, start=number))
+    stream = raw.read(fd, raw.BARE + 4 + 8)
+    gate.open()
+    wait_for(lambda: oracle.letter(world.procfs.fd, number) == "D", "the lock to be held")
+    stream += b"".join(raw.drain(fd))
+    assert [(answer.task_flags, *raw.attributes(answer)) for answer in raw.answers(stream)][:2] == [
+        (raw.CONT, (raw.CMDLINE, line[:8])),
+        (raw.CONT | raw.TRUNC, (raw.CMDLINE, b"")),
+    ]
+    assert [(answer.task_flags, len(answer.attributes)) for answer in raw.answers(stream)][2:] == [(0, 20)]
+
+
+@pytest.mark.promise("R7", "R8", "R11", "N7")
+@pytest.mark.core
+def test_what_a_killed_reader_waited_for_is_the_next_ones(world: PidNamespace, unserved: FuseFile, gate: Gate) -> None:
+    """ONE returns what there is before it waits; of the rest nothing is lost with a reader that is killed."""
+
+    def prepare() -> None:
+        moved(b"".join(b"%7d\0" % number for number in range(7500)))
+
+    def live() -> None:
+        prepare()
+        _map_over(unserved.path, gate.wait)
+
+    number = world.number(world.spawn(then=live))
+    wait_for(lambda: len(oracle.content(world.procfs.fd, f"{number}/cmdline")) == 60_000, "the new arguments")
+    line = oracle.content(world.procfs.fd, f"{number}/cmdline")
+    fd = world.procfs.open()
+    raw.ask(fd, Request(strategy=ONE, pid=number, show=1 << raw.CMDLINE))
+    stream = raw.read(fd, 1 << 20)
+    assert len(stream) < 60_000, "it would have waited with this in its hands"
+    gate.open()
+    wait_for(lambda: oracle.letter(world.procfs.fd, number) == "D", "the lock to be held")
+    world.kill(world.spawn(then=partial(raw.read, fd, 4096), state="D"))
+    unserved.release()
+    stream += b"".join(raw.drain(fd))
+    answers = list(raw.answers(stream))
+    assert b"".join(payload for answer in answers for _, payload in raw.attributes(answer)) == line
+    assert [answer.task_flags for answer in answers] == [raw.CONT] * (len(answers) - 1) + [0]
+
+
+@pytest.mark.promise("N7")
+@pytest.mark.deadline(60)
+def test_who_exits_while_it_is_looked_at_lets_nobody_wait(world: PidNamespace, unserved: FuseFile) -> None:
+    """What it has written to a file is written back when its memory goes; that is not the reader's to wait for."""
+    ours, theirs = os.pipe()
+
+    def look() -> None:
+        os.set_blocking(ours, False)
+        fd = world.procfs.open()
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                os._exit(len(os.read(ours, 1)) - 1)
+            raw.ask(fd, Request(show=1 << raw.CMDLINE, start=4))
+            raw.drain(fd)
+
+    def breed() -> None:
+        for _ in range(150):
+            if os.fork() == 0:
+                memory = mmap.mmap(os.open(unserved.path, os.O_RDWR), mmap.PAGESIZE)
+                memory[0] = 1
+                os._exit(0)
+            time.sleep(0.002)
+
+    reader = world.spawn(then=look)
+    world.spawn(breed)
+    os.write(theirs, b"x")
+    world.reap(reader)
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.promise("C3", "N7", "N5")
+@pytest.mark.core
+@pytest.mark.parametrize("hidepid", ["1", "2"])
+def test_an_exec_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
+    world: PidNamespace, hold_exec_lock: Path, hidepid: str
+) -> None:
+    ours, theirs = os.pipe()
+
+    def live() -> None:
+        os.dup2(ours, 0)
+        os.execv(hold_exec_lock, ["hold_exec_lock", "wait"])
+
+    pid = world.spawn(then=live, who=ALICE)
+    number = world.number(pid)
+    line = b"hold_exec_lock\0wait\0"
+    wait_for(lambda: oracle.content(world.procfs.fd, f"{number}/cmdline") == line, "the exec")
+    probe = world.number(world.spawn(then=partial(_ask_for_the_lock, pid)))
+
+    def look() -> list[raw.Answer]:
+        fd = procfs.open()
+        raw.ask(fd, Request(show=1 << raw.CMDLINE | 1 << 9, start=number))
+        stream = raw.read(fd, raw.BARE + 4 + 8)
+        os.write(theirs, b"x")
+        wait_for(lambda: oracle.letter(world.procfs.fd, probe) == "D", "the lock to be held")
+        stream += b"".join(raw.drain(fd))
+        assert oracle.letter(world.procfs.fd, probe) == "D"
+        return [answer for answer in raw.answers(stream) if answer.pid == number]
+
+    with Procfs(pidns=world.fd, hidepid=hidepid) as procfs:
+        first, cut, last = run_as(ALICE, look)
+    assert (first.task_flags, *raw.attributes(first)) == (raw.CONT, (raw.CMDLINE, line[:8]))
+    assert (cut.task_flags, *raw.attributes(cut)) == (raw.CONT | raw.TRUNC, (raw.CMDLINE, b""))
+    assert (last.task_flags, [kind for kind, _ in raw.attributes(last)]) == (0, [9])
     os.close(ours)
     os.close(theirs)
 

@@ -2,7 +2,7 @@
 /*
  * Hold the exec_update_lock of one's own process for writing, without privilege and until killed: the lock is taken
  * by a thread that has Landlock restrict all threads, and waits for one of them; that one is in vfork(), and waits for
- * a child that only pauses.
+ * a child that only pauses. With any argument it first waits for a byte on standard input.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -29,11 +29,14 @@ static void *wait_for_child(void *unused)
 	return unused;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	pthread_t thread;
 	char byte;
 
+	(void)argv;
+	if (argc > 1 && read(0, &byte, 1) != 1)
+		return 1;
 	if (pipe(paused) || pthread_create(&thread, NULL, wait_for_child, NULL) || read(paused[0], &byte, 1) != 1)
 		return 1;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
