@@ -65,7 +65,7 @@ def told(fd: int, number: int, size: int = 65536, *, strategy: int = ONE) -> tup
     return line(stream, number)
 
 
-@pytest.mark.promise("G8", "C1", "C4", "G5")
+@pytest.mark.promise("G8", "C1", "C4", "G5", "G1")
 @pytest.mark.core
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 100, 4095, 4096, 30_000, 65_500, 65_510, 65_600, 100_000])
 def test_a_command_line_of_any_length(world: PidNamespace, task_diag: int, length: int) -> None:
