@@ -132,11 +132,11 @@ def test_what_was_wrong_after_the_last_test_fails_the_run(results: Results, caps
 
 def test_tests_for_other_kernels_are_recorded_and_hold_nothing(results: Results) -> None:
     results.add(report("t", "passed"))
-    results.other_kernels.add("vmtests/test_lsm.py::test_x")
+    results.other_kernels.add("vmtests/test_smack.py::test_x")
     assert results.verdict([0], PROMISES) == 1
     results.write(PROMISES)
     data = json.loads((results.folder / "results.json").read_text())
-    assert data["other_kernels"] == ["vmtests/test_lsm.py::test_x"]
+    assert data["other_kernels"] == ["vmtests/test_smack.py::test_x"]
     assert data["promises"]["A1"] == []
 
 

@@ -63,12 +63,3 @@ def run_labelled(label: str, who: Credentials, function: Callable[[], T]) -> T:
         return function()
 
     return run_in_child(taken)
-
-
-def may_get_sid(pid: int) -> bool:
-    """Ask getsid(2) itself, as whoever calls."""
-    try:
-        os.getsid(pid)
-    except PermissionError:
-        return False
-    return True
