@@ -71,6 +71,8 @@ NEEDS: tuple[Need, ...] = (
     _program("udevadm", "udev", "systemd-udev"),
     # What the client's ps is compared with.
     _program("ps", "procps", "procps-ng"),
+    # Makes the policy that SELinux is tested with.
+    _program("checkpolicy", "checkpolicy"),
     _header("stdio.h", "libc6-dev", "glibc-devel"),
     _header("gelf.h", "libelf-dev", "elfutils-libelf-devel"),
     _header("openssl/opensslv.h", "libssl-dev", "openssl-devel"),

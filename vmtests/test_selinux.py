@@ -1,0 +1,231 @@
+"""The contract, N3 and N6: whom SELinux hides from an opener by types, and that it records nothing of a scan."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from vmtests import audit, oracle, pieces, raw, selinux
+from vmtests.credentials import ALICE, ROOT
+from vmtests.namespaces import PidNamespace, Procfs
+from vmtests.population import pause, rename, start_threads
+from vmtests.raw import ONE, Request
+
+pytestmark = pytest.mark.option("CONFIG_DEFAULT_SECURITY_SELINUX")
+
+OPENER, LAX, SEEN, HIDDEN = "opener_t", "lax_t", "seen_t", "hidden_t"
+REFUSED = ("unsearched_t", "unopened_t", "unread_t", HIDDEN)
+"""Types of which the opener lacks one permission, or all."""
+TYPES = ("kernel_t", OPENER, SEEN, *REFUSED)
+
+
+@dataclass(frozen=True)
+class Town:
+    """A pid namespace with processes of every type, root's and alice's; the numbers are the test's own."""
+
+    policy: selinux.Policy
+    namespace: PidNamespace
+    by_type: dict[str, list[int]]
+
+    def numbers(self, *types: str) -> list[int]:
+        """Return the numbers, in this namespace, of the processes that have one of the types."""
+        return sorted(self.namespace.number(pid) for name in types for pid in self.by_type[name])
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """Load the policy and make the processes; tests only look at them."""
+
+    with selinux.enforced(tmp_path_factory.mktemp("policy")) as policy, PidNamespace() as world:
+        by_type = {
+            name: [world.spawn(partial(selinux.retype, name)), world.spawn(partial(_settle_as_alice, name))]
+            for name in TYPES
+        }
+        yield Town(policy, world, by_type)
+
+
+def _settle_as_alice(name: str) -> None:
+    selinux.retype(name)
+    ALICE.take()
+
+
+def may_read(procfs: Procfs, number: int) -> bool:
+    """Return whether whoever calls can open and read ``stat`` of a process."""
+    try:
+        return bool(oracle.content(procfs.fd, f"{number}/stat"))
+    except PermissionError:
+        return False
+
+
+def ask(procfs: Procfs, request: Request) -> list[int] | str:
+    """Open, as whoever calls; return whom the answer has, or the error's name."""
+    fd = procfs.open()
+    try:
+        raw.ask(fd, request)
+        return raw.pids(b"".join(raw.drain(fd)))
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    finally:
+        os.close(fd)
+
+
+def test_processes_have_the_types_that_they_were_given(town: Town) -> None:
+    """Without this, all that follows would compare nothing."""
+    for name, pids in town.by_type.items():
+        assert {selinux.type_of(pid) for pid in pids} == {name}
+
+
+@pytest.mark.promise("N3", "N4")
+@pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
+@pytest.mark.parametrize("who", ["root", "alice"])
+@pytest.mark.parametrize("name", [OPENER, LAX, SEEN, "kernel_t"])
+def test_an_opener_sees_whom_readdir_shows_and_whose_stat_its_type_may_read(
+    town: Town, name: str, who: str, hidepid: str
+) -> None:
+    def look() -> tuple[list[int], list[int] | str, list[int], list[int]]:
+        by_type = [number for number in sorted(procfs.listed()) if may_read(open_to_all, number)]
+        fd = procfs.open()
+        raw.ask(fd, Request())
+        shown = [answer.pid for answer in raw.answers(b"".join(raw.drain(fd))) if answer.attributes]
+        readable = [number for number in by_type if may_read(procfs, number)]
+        return by_type, ask(procfs, Request()), readable, shown
+
+    with Procfs(pidns=town.namespace.fd) as open_to_all, Procfs(pidns=town.namespace.fd, hidepid=hidepid) as procfs:
+        wanted, found, readable, shown = selinux.run_as_type(name, {"root": ROOT, "alice": ALICE}[who], look)
+    assert found == wanted
+    assert shown == readable
+
+
+@pytest.mark.promise("N3", "R3")
+def test_types_hide_whom_the_policy_does_not_let_read(town: Town) -> None:
+    """The comparison above would hold for a policy that refuses nobody, too: here is what has to come out."""
+    shown, everyone = town.numbers(OPENER, SEEN), town.numbers(*TYPES)
+    with Procfs(pidns=town.namespace.fd) as procfs:
+        for who in (ROOT, ALICE):
+            assert selinux.run_as_type(OPENER, who, partial(ask, procfs, Request(start=2))) == shown
+            # Of a permissive type refusals are only recorded.
+            assert selinux.run_as_type(LAX, who, partial(ask, procfs, Request(start=2))) == everyone
+        one = {
+            number: selinux.run_as_type(OPENER, ALICE, partial(ask, procfs, Request(strategy=ONE, pid=number)))
+            for number in everyone
+        }
+    assert one == {number: [number] if number in shown else "ESRCH" for number in everyone}
+
+
+@pytest.mark.promise("N3")
+@pytest.mark.parametrize("leader", [SEEN, HIDDEN])
+def test_a_thread_goes_by_its_own_type(town: Town, leader: str) -> None:
+    """ONE and ALL_THREAD have it if it may be read; THREAD and CHILDREN want to see the process first."""
+
+    def have_thread() -> None:
+        selinux.retype(leader)
+        start_threads(1, partial(selinux.retype, f"thread_of_{leader}"))
+        if os.fork() == 0:
+            pause()
+
+    with PidNamespace() as world:
+        number = world.number(world.spawn(have_thread))
+        (thread,) = set(oracle.threads(world.procfs.fd, number)) - {number}
+        (child,) = oracle.children(world.procfs.fd, number)
+        requests = {
+            "leader": Request(strategy=ONE, pid=number),
+            "thread": Request(strategy=ONE, pid=thread),
+            "all threads": Request(strategy=raw.ALL_THREAD, start=number),
+            "threads": Request(strategy=raw.THREAD, pid=number),
+            "children": Request(strategy=raw.CHILDREN, pid=number),
+        }
+        assert town.by_type, "the policy is loaded with it"
+        found = selinux.run_as_type(
+            OPENER, ALICE, lambda: {name: ask(world.procfs, request) for name, request in requests.items()}
+        )
+    if leader == SEEN:
+        everyone = {"all threads": sorted([number, child]), "threads": [number], "children": [child]}
+        assert found == {"leader": [number], "thread": "ESRCH", **everyone}
+    else:
+        nobody = dict.fromkeys(("leader", "threads", "children"), "ESRCH")
+        assert found == {"thread": [thread], "all threads": [thread], **nobody}
+
+
+@pytest.mark.promise("N3", "O2")
+@pytest.mark.deadline(60)
+def test_a_type_that_changes_shows_nothing_of_what_it_hides(town: Town) -> None:
+    """A process has the name "secret" only while nobody may read it, and changes between that and what may be read."""
+
+    def live() -> None:
+        while True:
+            rename(b"public")
+            selinux.retype(SEEN)
+            selinux.retype(HIDDEN)
+            rename(b"secret")
+
+    def look() -> set[bytes]:
+        fd = world.procfs.open()
+        names = set()
+        for _ in range(3000):
+            raw.ask(fd, Request(start=2, show=raw.SHOW_BASE | 1 << 4))
+            for groups in pieces.payloads(b"".join(raw.drain(fd))).values():
+                names.add(groups[0][25:41].rstrip(b"\0"))
+        return names
+
+    assert town.by_type, "the policy is loaded with it"
+    with PidNamespace() as world:
+        world.spawn(then=live)
+        assert selinux.run_as_type(OPENER, ALICE, look) == {b"public"}
+
+
+@pytest.mark.promise("N2", "N3")
+def test_types_count_as_the_opener_had_them(town: Town) -> None:
+    """Who opens and then becomes another one still sees as who opened."""
+
+    def read_as(name: str, opener: str) -> list[int]:
+        def look() -> list[int]:
+            fd = procfs.open()
+            raw.ask(fd, Request(start=2))
+            selinux.retype(name)
+            return raw.pids(b"".join(raw.drain(fd)))
+
+        return selinux.run_as_type(opener, ROOT, look)
+
+    with Procfs(pidns=town.namespace.fd) as procfs:
+        assert read_as(LAX, OPENER) == town.numbers(OPENER, SEEN)
+        assert read_as(OPENER, "kernel_t") == town.numbers(*TYPES)
+
+
+def denied(records: list[audit.Record]) -> list[str]:
+    """Return the types of whom SELinux recorded that it denied something about them."""
+    kinds = [record for record in records if record.kind == audit.AVC and "denied" in record.text]
+    return sorted(record.field("tcontext").split(":")[2] for record in kinds)
+
+
+@pytest.mark.promise("N6")
+@pytest.mark.option("CONFIG_AUDIT")
+@pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
+@pytest.mark.parametrize("name", [OPENER, LAX])
+def test_a_scan_leaves_no_record_and_keeps_none_from_being_made(town: Town, name: str, hidepid: str) -> None:
+    """Also not in permissive mode, where what has been granted once is recorded only once."""
+
+    def scan() -> None:
+        for strategy in (raw.ALL, raw.ALL_THREAD):
+            assert ask(procfs, Request(strategy=strategy))
+
+    def look() -> None:
+        for number in town.numbers(*TYPES):
+            with contextlib.suppress(OSError):
+                oracle.content(open_to_all.fd, f"{number}/stat")
+
+    with (
+        Procfs(pidns=town.namespace.fd, hidepid=hidepid) as procfs,
+        Procfs(pidns=town.namespace.fd) as open_to_all,
+        audit.Listener() as listener,
+    ):
+        town.policy.forget()
+        selinux.run_as_type(name, ALICE, scan)
+        assert denied(listener.heard()) == []
+        selinux.run_as_type(name, ALICE, look)
+        assert {"unsearched_t", "unopened_t", "unread_t", HIDDEN} <= set(denied(listener.heard()))
