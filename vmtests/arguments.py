@@ -35,15 +35,15 @@ def kept(memory: mmap.mmap, _for_ever: list[mmap.mmap] = []) -> int:  # noqa: B0
     return raw.address_of(memory)
 
 
-def moved(content: bytes, *, room: int = 0, hole: int | None = None) -> None:
+def moved(content: bytes, *, before: int = 0, room: int = 0, hole: int | None = None) -> None:
     """Have one's command line somewhere else: ``content``, then ``room`` bytes that were never touched.
 
-    The page ``hole`` of it is unmapped.
+    It comes after ``before`` bytes of fresh memory; the page ``hole`` of it is unmapped.
     """
     size = len(content) + room
-    memory = mmap.mmap(-1, size + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.write(content)
-    start = kept(memory)
+    memory = mmap.mmap(-1, before + size + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[before : before + len(content)] = content
+    start = kept(memory) + before
     syscalls.set_arguments(start, start + size)
     if hole is not None:
         syscalls.munmap(start + hole * mmap.PAGESIZE, mmap.PAGESIZE)

@@ -238,10 +238,18 @@ def _with_comm_of(truth: dict[Group, Said], said: dict[Group, Said]) -> dict[Gro
 def ask(
     fd: int, strategy: Strategy = Strategy.ALL, pid: int = 0, *, groups: Collection[Group] = tuple(OF_PROC)
 ) -> dict[int, Task]:
-    """Send a request through an open file, which stays open; return the tasks by pid, in the order of the answer."""
+    """Send a request through an open file, which stays open; return the tasks by pid, in the order of the answer.
+
+    It is sent again as long as the command line of a task that maps or forks at the moment is left out.
+    """
     with TaskDiag(os.dup(fd)) as source:
-        source.request(groups, strategy, pid=pid)
-        found = list(source.tasks())
+        for _ in range(200):
+            source.request(groups, strategy, pid=pid)
+            found = list(source.tasks())
+            if not any(task.cmdline_cut and len(task.cmdline or b"") < raw.CMDLINE_MAX for task in found):
+                break
+        else:
+            raise AssertionError("a command line cannot be had")
     tasks = {task.pid: task for task in found}
     assert len(tasks) == len(found), "a number came twice"
     # One of all that there are may have ended when half of it was shown.

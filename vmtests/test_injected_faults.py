@@ -70,7 +70,7 @@ def calls(_injected: None, world: PidNamespace, headers: Path, tmp_path: Path) -
     for _ in range(8):
         world.sleeping()
     # To read it a page table is needed, and at first there is none.
-    world.spawn(partial(moved, b"", room=8 << 20))
+    world.spawn(partial(moved, b"", before=4 << 20, room=3000))
     # By a path of one name: a failure on the way to the file would be the way's.
     root = world.procfs.fd
     done = subprocess.run(
