@@ -24,6 +24,17 @@ def relabel(label: str) -> None:
     _LABEL.write_text(label)
 
 
+@contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Have the calling thread make processes with a label."""
+    before = label_of(os.getpid())
+    relabel(label)
+    try:
+        yield
+    finally:
+        relabel(before)
+
+
 def label_of(pid: int) -> str:
     """Return the label of a process."""
     return Path(f"/proc/{pid}/attr/smack/current").read_text().rstrip("\n\0")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from taskdiag import Base, Group, Strategy, Task, TaskDiag
-from vmtests import oracle, programs, raw, syscalls
+from vmtests import oracle, programs, raw, smack, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
 from vmtests.groups import LEADERS_ONLY, OF_PROC, Files, Said, ask, of_answer
 from vmtests.namespaces import PidNamespace, Procfs, user_namespace
@@ -106,9 +106,13 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 class Look:
     """What ``/proc`` and each strategy say of the targets to whoever calls."""
 
-    def __init__(self, procfs: Procfs, targets: Iterable[int]) -> None:
-        """Look at these, by the mount ``procfs``."""
+    def __init__(self, procfs: Procfs, targets: Iterable[int], by_label: Procfs | None = None) -> None:
+        """Look at these, by the mount ``procfs``.
+
+        Where labels count, ``by_label`` is a mount that hides nobody: whose ``stat`` cannot be read there is not seen.
+        """
         self._procfs = procfs
+        self._by_label = by_label
         self._targets = list(targets)
         self._parent = os.getppid()
         """Of all targets but the kernel thread, as it is of the process that looks."""
@@ -127,7 +131,7 @@ class Look:
 
     def of_proc(self) -> Answers:
         """Return what the text files say, as the answers should."""
-        listed = set(self._procfs.listed())
+        listed = {pid for pid in self._procfs.listed() if self._may_be_seen(pid)}
         rows = {pid: self._row(str(pid)) for pid in self._targets if pid in listed}
         members = {pid: self._members(pid) for pid in rows}
         everything: dict[int, Row] = {}
@@ -153,6 +157,14 @@ class Look:
         answers[Strategy.ALL_THREAD, 0] = everything
         answers[Strategy.CHILDREN, self._parent] = children if self._parent in listed else HIDDEN
         return answers
+
+    def _may_be_seen(self, pid: int) -> bool:
+        if self._by_label is None:
+            return True
+        try:
+            return bool(oracle.content(self._by_label.fd, f"{pid}/stat"))
+        except OSError:
+            return False
 
     def _members(self, pid: int) -> dict[int, Row] | None:
         try:
@@ -192,9 +204,9 @@ def _row(task: Task, strategy: Strategy) -> Row:
     return {group: said.get(group, REFUSED) for group in OF_PROC if group in wanted or group in said}
 
 
-def look(procfs: Procfs, targets: Iterable[int]) -> tuple[Answers, Answers]:
+def look(procfs: Procfs, targets: Iterable[int], by_label: Procfs | None = None) -> tuple[Answers, Answers]:
     """Return what ``/proc`` and the answers say of each target to whoever calls."""
-    return Look(procfs, targets).both()
+    return Look(procfs, targets, by_label).both()
 
 
 @pytest.mark.promise("N2", "N3", "N4", "R3", "R4", "G4", "G5", "G6", "O2")
@@ -208,6 +220,37 @@ def test_every_cell_is_that_of_proc(town: Town, opener: str, hidepid: str) -> No
         assert {strategy for strategy, _ in answers} == set(Strategy)
         for request, answer in answers.items():
             assert answer == proc[request], (request, options)
+
+
+@pytest.fixture(scope="module", params=["rx", ""])
+def labelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """Make the targets once more, with a label of Smack's to which a rule lets "Asking" do this."""
+    access: str = request.param
+    label = f"Asked-{access or 'nothing'}"
+    folder = tmp_path_factory.mktemp("set-uid")
+    programs.open_to_all(folder)
+    with smack.rules() as rules, Population() as population, PidNamespace() as nested:
+        rules.allow("Asking", smack.FLOOR, "rwxa")
+        if access:
+            rules.allow("Asking", label, access)
+        with smack.labelled(label):
+            town = Town(population, nested, folder)
+        assert {smack.label_of(pid) for pid in town.targets.values()} == {label, smack.FLOOR}
+        yield town
+
+
+@pytest.mark.promise("N3", "N4", "R3", "R4", "O2")
+@pytest.mark.option("CONFIG_DEFAULT_SECURITY_SMACK")
+@pytest.mark.deadline(30)
+@pytest.mark.parametrize("hidepid", ["0", "1", "2", "4"])
+@pytest.mark.parametrize("opener", openers())
+def test_every_cell_is_that_of_proc_where_labels_count(labelled: Town, opener: str, hidepid: str) -> None:
+    with Procfs(pidns=None, hidepid=hidepid) as procfs, Procfs(pidns=None) as by_label:
+        targets = list(labelled.targets.values())
+        look_by_label = partial(look, procfs, targets, by_label)
+        proc, answers = smack.run_labelled("Asking", labelled.openers[opener], look_by_label)
+    for request, answer in answers.items():
+        assert answer == proc[request], request
 
 
 @pytest.mark.promise("N3", "N4")

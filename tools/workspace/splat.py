@@ -41,6 +41,7 @@ DENIED = tuple(
         r"Watchdog detected hard LOCKUP",  # kernel/watchdog.c
         r"^ODEBUG: ",  # lib/debugobjects.c
         r"^unchecked MSR access error",  # arch/x86/mm/extable.c
+        r"^GUP no longer grows the stack",  # mm/gup.c
     )
 )
 
