@@ -210,12 +210,14 @@ def denied(records: list[audit.Record]) -> list[str]:
 def test_a_scan_leaves_no_record_and_keeps_none_from_being_made(town: Town, name: str, hidepid: str) -> None:
     """Also not in permissive mode, where what has been granted once is recorded only once."""
 
+    numbers = town.numbers(*TYPES)
+
     def scan() -> None:
         for strategy in (raw.ALL, raw.ALL_THREAD):
             assert ask(procfs, Request(strategy=strategy))
 
     def look() -> None:
-        for number in town.numbers(*TYPES):
+        for number in numbers:
             with contextlib.suppress(OSError):
                 oracle.content(open_to_all.fd, f"{number}/stat")
 
