@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 
@@ -17,6 +17,8 @@ class FakeTaskDiag:
     """The answer, whole messages; of ONE those of that task."""
     threads: list[bytes] | None = None
     """The answer to ALL_THREAD and THREAD, if it is another one."""
+    again: dict[int, list[bytes]] = field(default_factory=dict)
+    """The answers to THREAD about a process, the last of them again and again; an empty one is ESRCH."""
     known: int = 0b11_1111_1111
     """The groups that it has, as ``show_flags``."""
     ends: int = 0
@@ -31,6 +33,7 @@ class FakeTaskDiag:
     """The buffer of each read."""
     closed: bool = False
     _answer: list[bytes] | None = None
+    _gone: bool = False
 
     def write(self, data: bytes) -> int:
         """Take a request."""
@@ -49,7 +52,11 @@ class FakeTaskDiag:
         self.requests.append((show, strategy, pid))
         self.starts.append(start)
         self._answer = list(self.messages)
-        if strategy == 1:
+        if strategy == 4 and pid in self.again:
+            answers = self.again[pid]
+            self._answer = list(_split(answers.pop(0) if len(answers) > 1 else answers[0]))
+            self._gone = not self._answer
+        elif strategy == 1:
             self._answer = [message for message in self.messages if struct.unpack_from("=I", message, 16) == (pid,)]
         elif strategy in (2, 4) and self.threads is not None:
             self._answer = list(self.threads)
@@ -62,9 +69,9 @@ class FakeTaskDiag:
         self.sizes.append(size)
         if self._answer is None:
             return b""
-        if self.ends:
-            self._answer = None
-            raise _error(self.ends)
+        if number := errno.ESRCH if self._gone else self.ends:
+            self._answer, self._gone = None, False
+            raise _error(number)
         if self._answer and len(self._answer[0]) > size:
             raise _error(errno.EMSGSIZE)
         answer = b""
@@ -77,15 +84,24 @@ class FakeTaskDiag:
     def close(self) -> None:
         """Give up."""
         self.closed = True
+        self._answer = None
 
     def opener(self) -> Callable[[object, str], FakeTaskDiag]:
         """Return what stands in for ``io.FileIO``."""
 
         def fake(_file: object, mode: str) -> FakeTaskDiag:
             assert mode == "r+"
+            self.closed = False
             return self
 
         return fake
+
+
+def _split(answer: bytes) -> Iterator[bytes]:
+    while answer:
+        (length,) = struct.unpack_from("=I", answer)
+        yield answer[:length]
+        answer = answer[length:]
 
 
 def _error(number: int) -> OSError:

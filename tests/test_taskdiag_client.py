@@ -50,7 +50,6 @@ def test_a_dump_is_resumed_behind_the_task_where_it_was_left(kernel: FakeTaskDia
     kernel.messages = many(1000)
     with Transaction(buffer_size=4096) as transaction:
         last = next(task.pid for task in transaction if task.pid == 600)
-    kernel._answer = None  # its file was closed
     assert [task.pid for task in tasks(start=last + 1)] == list(range(601, 1001))
     assert [pid for (pid,) in rows("pid", start=999)] == [999, 1000]
     assert kernel.starts == [0, 601, 999]

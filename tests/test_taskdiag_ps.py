@@ -16,7 +16,7 @@ import os
 import pwd
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +60,7 @@ class Machine:
     capsys: pytest.CaptureFixture[str]
     monkeypatch: pytest.MonkeyPatch
     kernel: FakeTaskDiag
+    slept: list[float] = field(default_factory=list)
     status: int = 0
 
     def clock(self, uptime: float, boot_time: int) -> None:
@@ -115,6 +116,7 @@ def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     before = locale.setlocale(locale.LC_ALL)
     found = Machine(tmp_path, capsys, monkeypatch, kernel)
     found.clock(CASES[0]["uptime"], CASES[0]["boot_time"])
+    monkeypatch.setattr("taskdiag.retry.sleep", found.slept.append)
     yield found
     locale.setlocale(locale.LC_ALL, before)
     host.user.cache_clear()
@@ -145,6 +147,7 @@ def test_a_kernel_thread_has_its_long_name(machine: Machine) -> None:
             pid,
             attribute(stream.BASE, stream.base(pid, comm=comm, state=state)),
             attribute(stream.CMDLINE, b""),
+            attribute(stream.IDENT, stream.ident()),
             attribute(stream.JOB, stream.job(flags=flags)),
         )
 
@@ -169,8 +172,10 @@ def test_a_kernel_thread_has_its_long_name(machine: Machine) -> None:
     ]
 
 
-COMMANDS = 1 << stream.BASE | 1 << stream.CMDLINE | 1 << stream.JOB
-"""What the column ``args`` takes."""
+COMMANDS = 1 << stream.BASE | 1 << stream.CMDLINE | 1 << stream.IDENT | 1 << stream.JOB
+"""What the column ``args`` takes: IDENT, so that one can be asked for again."""
+AGAIN = 1 << stream.CMDLINE | 1 << stream.IDENT
+"""What is asked for again."""
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,43 @@ def test_a_command_line_is_shown_as_far_as_it_came_and_no_file_is_read(
     machine.kernel.messages = stream.pieces(5, *parts, flags=flags)
     machine.file("5/cmdline", b"never\0read\0")
     assert machine.ps("-o", "args=") == [shown]
-    assert machine.kernel.requests == [(COMMANDS, 0, 0)]
+    first, *others = machine.kernel.requests
+    assert first == (COMMANDS, 0, 0)
+    assert set(others) == ({(AGAIN, 4, 5)} if flags and len(shown) < 65528 else set())
+    assert len(machine.slept) == max(len(others) - 1, 0)
+
+
+def again(pid: int, line: bytes, flags: int = 0) -> bytes:
+    """Return the answer about a process of ``stream.pieces()`` that is asked for again."""
+    line_of = message(pid, attribute(stream.CMDLINE, line), flags=stream.CONT | flags)
+    return line_of + message(pid, attribute(stream.IDENT, stream.ident(pid)))
+
+
+@pytest.mark.parametrize(
+    ("words", "strategy", "target"), [((), 0, 0), (("-p", "5"), 1, 5), (("--ppid", "1"), 3, 1), (("--forest",), 0, 0)]
+)
+def test_a_command_line_that_was_cut_is_asked_for_again(
+    words: tuple[str, ...], strategy: int, target: int, machine: Machine
+) -> None:
+    machine.kernel.messages = [*stream.pieces(5, b"", flags=stream.TRUNC), *stream.pieces(6, b"c\0")]
+    machine.kernel.again = {5: [again(5, b"a\0", stream.TRUNC), again(5, b"a\0b\0")]}
+    machine.file("5/cmdline", b"never\0read\0")
+    assert sorted(machine.ps("-o", "args=", *words)) == ["a b", "c"][: 1 if target == 5 else 2]
+    assert machine.kernel.requests == [(COMMANDS, strategy, target), (AGAIN, 4, 5), (AGAIN, 4, 5)]
+    assert len(machine.slept) == 1
+
+
+def test_command_lines_are_sorted_as_they_are_shown(machine: Machine) -> None:
+    machine.kernel.messages = [*stream.pieces(5, b"", flags=stream.TRUNC), *stream.pieces(6, b"c\0")]
+    machine.kernel.again = {5: [again(5, b"d\0")]}
+    assert machine.ps("-o", "pid=", "--sort", "args") == ["      6", "      5"]
+
+
+def test_nothing_is_asked_again_for_columns_without_a_command_line(machine: Machine) -> None:
+    cut = attribute(stream.BASE, stream.base(5)), attribute(stream.IDENT, stream.ident(5)), attribute(stream.MEM, b"")
+    machine.kernel.messages = [message(5, *cut, flags=stream.TRUNC)]
+    machine.ps("-o", "pid,start,rss")
+    assert len(machine.kernel.requests) == 1
 
 
 def test_a_process_that_goes_amid_its_command_line_is_no_line(machine: Machine) -> None:
@@ -221,8 +262,8 @@ def test_text_of_a_command_line_is_that_of_ps_wherever_it_comes_from(
         machine.kernel.messages = stream.pieces(5, line[:half], line[half:])
     else:
         machine.kernel.known &= ~(1 << Group.CMDLINE)
-        both = attribute(stream.BASE, stream.base(5)), attribute(stream.JOB, stream.job())
-        machine.kernel.messages = [message(5, *both)]
+        others = attribute(stream.IDENT, stream.ident()), attribute(stream.JOB, stream.job())
+        machine.kernel.messages = [message(5, attribute(stream.BASE, stream.base(5)), *others)]
         machine.file("5/cmdline", line)
     assert machine.ps("-o", "args=") == [in_c]
     assert machine.ps("-o", "args=", language="C.UTF-8") == [in_utf8]
@@ -238,10 +279,11 @@ def test_threads_have_the_command_line_of_their_process(by_group: bool, machine:
     machine.kernel.threads = [task(pid, tgid) for pid, tgid in ((5, 5), (6, 5), (7, 7), (8, 7), (9, 9))]
     if by_group:
         machine.kernel.messages = [
-            *stream.pieces(5, b"a\0", b"b\0"),
+            *stream.pieces(5, b"a\0", flags=stream.TRUNC),
             *stream.pieces(7, b"", flags=stream.TRUNC, comm=b"thread 7"),
             *stream.pieces(9, b"", comm=b"thread 9"),
         ]
+        machine.kernel.again = {5: [again(5, b"a\0b\0")]}
     else:
         machine.kernel.known &= ~(1 << Group.CMDLINE)
         machine.kernel.messages = [task(pid, pid) for pid in (5, 7, 9)]
@@ -249,10 +291,11 @@ def test_threads_have_the_command_line_of_their_process(by_group: bool, machine:
     machine.file("6/cmdline", b"never read")
     shown = ["5 5 a b", "5 6 a b", "7 7 [thread 7]", "7 8 [thread 8]", "9 9 [thread 9]"]
     assert [" ".join(line.split()) for line in machine.ps("-o", "pid=,lwp=,args=", "-L")] == shown
-    of_threads = COMMANDS & ~(1 << stream.CMDLINE) | 1 << stream.IDENT
+    of_threads = COMMANDS & ~(1 << stream.CMDLINE)
     of_leaders = of_threads | (1 << stream.CMDLINE if by_group else 0)
-    dumps = [request for request in machine.kernel.requests if request[1] != 1]
-    assert dumps == [(of_leaders, 0, 0), (of_threads, 2, 0)]
+    first, *retries, last = [request for request in machine.kernel.requests if request[1] != 1]
+    assert (first, last) == ((of_leaders, 0, 0), (of_threads, 2, 0))
+    assert set(retries) == ({(AGAIN, 4, 5), (AGAIN, 4, 7)} if by_group else set())
 
 
 @pytest.mark.parametrize("words", [[], ["-p", "5"], ["-p", "5,6,7"], ["-L"], ["-L", "-p", "5,6,7"], ["--ppid", "1,2"]])
@@ -262,20 +305,19 @@ def test_that_a_kernel_has_no_command_lines_is_found_out_once(words: list[str], 
     machine.kernel.messages = [message(pid, attribute(stream.BASE, stream.base(pid)), *others) for pid in (5, 6, 7)]
     machine.ps("-o", "pid,args", *words)
     asked, probed = machine.kernel.refused
-    assert asked & ~(1 << stream.IDENT) == COMMANDS
+    assert asked == COMMANDS
     assert probed == 1 << stream.CMDLINE
 
 
 def test_a_kernel_without_command_lines_has_a_file_of_each(machine: Machine) -> None:
     """The strategy and the other groups are those that were asked for."""
     machine.kernel.known &= ~(1 << Group.CMDLINE)
-    machine.kernel.messages = [
-        message(pid, attribute(stream.BASE, stream.base(pid)), attribute(stream.JOB, stream.job())) for pid in (5, 6)
-    ]
+    others = attribute(stream.IDENT, stream.ident()), attribute(stream.JOB, stream.job())
+    machine.kernel.messages = [message(pid, attribute(stream.BASE, stream.base(pid)), *others) for pid in (5, 6)]
     (machine.proc / "5").mkdir()
     (machine.proc / "5" / "cmdline").write_bytes(b"x\0y\0")
     assert machine.ps("-o", "pid=,args=") == ["      5 x y", "      6 [sh]"]
-    assert machine.kernel.requests[-1] == (1 << Group.BASE | 1 << Group.JOB, 0, 0)
+    assert machine.kernel.requests[-1] == (COMMANDS & ~(1 << stream.CMDLINE), 0, 0)
 
 
 def test_a_cgroup_is_read_once(machine: Machine) -> None:

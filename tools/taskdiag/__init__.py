@@ -15,6 +15,8 @@ For many tasks and few numbers of each there is a quicker way, with no object fo
     for pid, ppid, comm, ticks in rows("pid", "base.ppid", "base.comm", "stat.utime"):
         ...
 
+A command line that a lock cuts off is asked for again by ``retry_command_lines(tasks((Group.CMDLINE, Group.IDENT)))``.
+
 ``Transaction`` is ``tasks`` with a ``close()``, ``TaskDiag`` the open file below it, for many requests through one,
 and ``wire`` the encoding alone, for streams that were recorded.
 """
@@ -32,6 +34,7 @@ from taskdiag.errors import (
     WireError,
 )
 from taskdiag.groups import Base, Cred, Ident, Job, Mem, Sched, Stat, Vma, VmaStat
+from taskdiag.retry import retry_command_lines
 from taskdiag.uapi import Group, State, Strategy, VmaFlag
 from taskdiag.wire import Task
 
@@ -61,6 +64,7 @@ __all__ = [
     "VmaFlag",
     "VmaStat",
     "WireError",
+    "retry_command_lines",
     "rows",
     "tasks",
 ]

@@ -95,7 +95,10 @@ class Task:
 
     @property
     def cmdline_cut(self) -> bool:
-        """Whether ``cmdline`` is not all of it: it was too long, or could not be read (to its end) at that moment."""
+        """Whether ``cmdline`` is not all of it: it was too long, or could not be read (to its end) at that moment.
+
+        In the second case, shorter than CMDLINE_MAX bytes, ``retry_command_lines()`` asks for it again.
+        """
         return Group.CMDLINE in self.cut
 
     @cached_property

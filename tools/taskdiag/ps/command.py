@@ -15,6 +15,7 @@ from taskdiag.ps.forest import forest
 from taskdiag.ps.host import Host
 from taskdiag.ps.process import OF_LEADERS, Process
 from taskdiag.ps.sheet import UNLIMITED, Choice, Sheet
+from taskdiag.retry import retry_command_lines
 from taskdiag.screen import Screen
 from taskdiag.uapi import Group, Strategy
 from taskdiag.wire import Task
@@ -83,7 +84,8 @@ def _sheet(options: argparse.Namespace, host: Host, screen: Screen) -> tuple[She
     choices = [Choice.parse(name.strip(), host) for name in names]
     groups = {Group.BASE}.union(*(choice.column.groups for choice in choices))
     groups.update(*(COLUMNS[name].groups for name, _ in _sort_keys(options.sort)))
-    if options.forest or options.spid or options.lwp:
+    if options.forest or options.spid or options.lwp or Group.CMDLINE in groups:
+        # Of a command line: to ask for it again, of the same process.
         groups.add(Group.IDENT)
     room = options.width or screen.width or UNLIMITED
     if options.wide:
@@ -99,7 +101,7 @@ def _processes(options: argparse.Namespace, host: Host, groups: frozenset[Group]
     else:
         tasks = _dump(groups, Strategy.ALL, {0}, options.proc)
     # The number of a thread is that of a task, but for ps of no process.
-    leaders = (task for task in tasks if task.pid == task.tgid)
+    leaders = retry_command_lines((task for task in tasks if task.pid == task.tgid), proc=options.proc)
     if not (options.spid or options.lwp):
         return (Process(task, task, host) for task in leaders)
     if options.forest:

@@ -167,8 +167,8 @@ class Process:
     def command(self) -> str:
         """The command line of the process with spaces between its words; without one, the name in brackets."""
         raw = self.leader.cmdline
-        # One that was cut is shown as far as it came: opening the file could mean to wait for the lock of a process,
-        # which is what the kernel cut it for.
+        # One that was cut, and still is after asking again, is shown as far as it came: opening the file could mean to
+        # wait for the lock of a process, which is what the kernel cut it for.
         if raw is None:
             raw = self.host.command_line(self.leader.pid)
         if not raw:
