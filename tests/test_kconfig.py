@@ -139,17 +139,26 @@ def test_the_flavours_of_this_workspace() -> None:
         assert default <= options, "what holds for the default kernel is tested there, too"
 
 
-def test_the_full_flavour_runs_every_test() -> None:
-    wanted = {str(option) for option in kconfig.flavour(Paths().kconfig, "full").options.values()}
+def test_full_and_selinux_run_every_test_between_them() -> None:
+    full, selinux = (
+        {str(option) for option in kconfig.flavour(Paths().kconfig, name).options.values()}
+        for name in ("full", "selinux")
+    )
     marked = [
         mark
         for path in Paths().vmtests.rglob("*.py")
         for mark in re.findall(r"mark\.option\((.*?)\)", path.read_text())
     ]
     needed = {f"{name}=y" for mark in marked for name in re.findall(r"CONFIG_\w+", mark)}
-    assert needed and needed <= wanted
-    # Its say is asked from the boot on.
-    assert "CONFIG_LSM=landlock,smack" in wanted
+    assert needed - full == {"CONFIG_DEFAULT_SECURITY_SELINUX=y"}
+    assert needed - selinux == {"CONFIG_DEFAULT_SECURITY_SMACK=y"}
+    # Whose say it is, is asked from the boot on.
+    assert full ^ selinux == {
+        "CONFIG_DEFAULT_SECURITY_SMACK=y",
+        "CONFIG_DEFAULT_SECURITY_SELINUX=y",
+        "CONFIG_LSM=landlock,smack",
+        "CONFIG_LSM=landlock,selinux",
+    }
 
 
 def test_the_options_that_some_kernel_has(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import mmap
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from taskdiag import (
     TaskDiagError,
     Transaction,
     UnknownGroupError,
+    retry_command_lines,
     rows,
     tasks,
     wire,
@@ -86,6 +88,37 @@ def execed(population: Population, *arguments: bytes) -> int:
 
 
 # The library
+
+
+@pytest.mark.promise("N7", "G8")
+def test_a_command_line_that_a_lock_cut_off_is_asked_for_again(world: PidNamespace) -> None:
+    """A process that forks all the time holds its mmap_lock whenever a dump comes by, or nearly."""
+
+    def live() -> None:
+        memory = mmap.mmap(-1, 1 << 24, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.write(bytes(1 << 24))
+        while True:
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+
+    number = world.number(world.spawn(then=live))
+    line = oracle.content(world.procfs.fd, f"{number}/cmdline")
+    groups = (Group.CMDLINE, Group.IDENT)
+    cut = {True: 0, False: 0}
+    for again in (False, True):
+        for _ in range(40):
+            listing = tasks(groups, proc=mount(world.procfs))
+            (task,) = (
+                task
+                for task in (retry_command_lines(listing, proc=mount(world.procfs)) if again else listing)
+                if task.pid == number
+            )
+            assert task.cmdline == line or task.cmdline_cut
+            cut[again] += task.cmdline_cut
+    print(f"cut: {cut[False]} of 40, asked again {cut[True]} of 40")
+    assert cut[True] <= cut[False] / 2
+    assert cut[True] < 20
 
 
 @pytest.mark.promise("R1", "R2", "O1")
