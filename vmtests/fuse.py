@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -95,4 +96,6 @@ class FuseFile:
         self._reply(unique, body)
 
     def _reply(self, unique: int, body: bytes, *, error: int = 0) -> None:
-        os.write(self._device, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
+        # Whoever asked may be gone: then nobody waits for the answer.
+        with contextlib.suppress(FileNotFoundError):
+            os.write(self._device, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
