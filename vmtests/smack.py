@@ -46,9 +46,12 @@ class Rules:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def allow(self, subject: str, object_: str, access: str) -> None:
-        """Let what is labelled ``subject`` do to ``object_`` what the letters (rwxatlb) say, and nothing else."""
-        book = os.open("load2", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._fd)
+    def allow(self, subject: str, object_: str, access: str, *, own: bool = False) -> None:
+        """Let what is labelled ``subject`` do to ``object_`` what the letters (rwxatlb) say, and nothing else.
+
+        A rule of the caller's ``own`` holds for it and its children, and forbids only.
+        """
+        book = os.open("load-self2" if own else "load2", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             os.write(book, f"{subject} {object_} {access}".encode())
         finally:

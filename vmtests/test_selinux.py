@@ -119,6 +119,17 @@ def test_types_hide_whom_the_policy_does_not_let_read(town: Town) -> None:
 
 
 @pytest.mark.promise("N3")
+def test_a_policy_that_is_not_enforced_hides_nobody(town: Town) -> None:
+    town.policy.enforce(on=False)
+    try:
+        with Procfs(pidns=town.namespace.fd) as procfs:
+            found = selinux.run_as_type(OPENER, ALICE, partial(ask, procfs, Request(start=2)))
+    finally:
+        town.policy.enforce(on=True)
+    assert found == town.numbers(*TYPES)
+
+
+@pytest.mark.promise("N3")
 @pytest.mark.parametrize("leader", [SEEN, HIDDEN])
 def test_a_thread_goes_by_its_own_type(town: Town, leader: str) -> None:
     """ONE and ALL_THREAD have it if it may be read; THREAD and CHILDREN want to see the process first."""

@@ -15,7 +15,7 @@ import pytest
 from vmtests import audit, oracle, pieces, raw, smack, syscalls
 from vmtests.credentials import ALICE, ROOT, Credentials, run_in_child
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import pause, rename, start_threads
+from vmtests.population import Gate, pause, rename, start_threads, wait_for
 from vmtests.raw import ONE, Request
 
 pytestmark = pytest.mark.option("CONFIG_DEFAULT_SECURITY_SMACK")
@@ -43,6 +43,7 @@ OPENERS = {
 class Town:
     """A pid namespace with processes of every label, root's and alice's; the numbers are the test's own."""
 
+    rules: smack.Rules
     namespace: PidNamespace
     by_label: dict[str, list[int]]
 
@@ -66,7 +67,7 @@ def town() -> Iterator[Town]:
             if access:
                 rules.allow(OPENER, label, access)
         by_label = {label: [world.spawn(partial(settle, label, who)) for who in (ROOT, ALICE)] for label in LABELS}
-        yield Town(world, by_label)
+        yield Town(rules, world, by_label)
 
 
 def seen(procfs: Procfs) -> list[int]:
@@ -208,6 +209,56 @@ def test_a_thread_goes_by_its_own_label(town: Town, leader: str, other: str) -> 
             "children": "ESRCH",
         }
     assert found == wanted
+
+
+@pytest.mark.promise("N3")
+def test_a_programs_own_rules_count(town: Town) -> None:
+    """It may forbid itself what the rule book lets it do."""
+
+    def look() -> tuple[list[int], list[bool]]:
+        town.rules.allow(OPENER, READ, "-", own=True)
+        found = seen(procfs)
+        return found, [may_read(procfs, number) for number in town.numbers(READ)]
+
+    with Procfs(pidns=town.namespace.fd) as procfs:
+        found, readable = smack.run_labelled(OPENER, ALICE, look)
+    assert found == [1, *town.numbers(*(label for label in SHOWN if label != READ))]
+    assert readable == [False, False]
+
+
+@pytest.mark.promise("N3")
+def test_who_opens_needs_a_rule_to_write(town: Town) -> None:
+    """The file has the floor's label."""
+    with Procfs(pidns=town.namespace.fd) as procfs, pytest.raises(PermissionError):
+        smack.run_labelled(UNRULED, ALICE, partial(seen, procfs))
+
+
+@pytest.mark.promise("N3", "C3")
+@pytest.mark.parametrize("strategy", [ONE, raw.ALL])
+def test_a_half_delivered_task_that_labels_hide_has_no_more_messages(
+    town: Town, world: PidNamespace, gate: Gate, strategy: int
+) -> None:
+    def hide_when_told() -> None:
+        gate.wait()
+        smack.relabel(UNRULED)
+        pause()
+
+    number = world.number(world.spawn(partial(smack.relabel, READ), hide_when_told))
+    last = world.number(world.sleeping())
+
+    def look() -> list[int]:
+        fd = world.procfs.open()
+        pid, start = (number, 0) if strategy == ONE else (0, number)
+        raw.ask(fd, Request(strategy=strategy, pid=pid, start=start, show=raw.SHOW_FIXED))
+        (answer,) = raw.answers(raw.read(fd, raw.size_of(0, 1)))
+        assert (answer.pid, answer.task_flags) == (number, raw.CONT)
+        gate.open()
+        wait_for(lambda: not may_read(procfs, number), "another label")
+        return raw.pids(b"".join(raw.drain(fd)))
+
+    assert town.by_label, "the rules are written with it"
+    with Procfs(pidns=world.fd) as procfs:
+        assert smack.run_labelled(OPENER, ALICE, look) == ([] if strategy == ONE else [last])
 
 
 @pytest.mark.promise("N3", "O2")
