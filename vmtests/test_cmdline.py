@@ -66,7 +66,6 @@ def told(fd: int, number: int, size: int = 65536, *, strategy: int = ONE) -> tup
 
 
 @pytest.mark.promise("G8", "C1", "C4", "G5", "G1")
-@pytest.mark.core
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 100, 4095, 4096, 30_000, 65_500, 65_510, 65_600, 100_000])
 def test_a_command_line_of_any_length(world: PidNamespace, task_diag: int, length: int) -> None:
     """Beyond the most that there is of it, it is cut, and what follows comes all the same."""
@@ -225,7 +224,6 @@ def test_a_thread_that_is_asked_for_has_its_processes(world: PidNamespace, task_
 
 
 @pytest.mark.promise("G8", "C2")
-@pytest.mark.core
 @pytest.mark.parametrize("extra", TITLES)
 def test_arguments_that_were_written_over(world: PidNamespace, task_diag: int, extra: int) -> None:
     """As setproctitle() does, also into the environment: the title then ends with its first NUL."""
