@@ -19,6 +19,9 @@ FLAVOURS = """\
 [default]
 fragments = ["base", "task_diag"]
 
+[full]
+fragments = ["base", "task_diag"]
+
 [off]
 fragments = ["base", "off"]
 """
@@ -82,13 +85,14 @@ STEPS: tuple[Mapping[str, str], ...] = (
 
 
 def rooms(path: Path) -> Paths:
-    """A clone with two flavours."""
+    """A clone with three flavours."""
     folder = path / "kconfig"
     folder.mkdir()
     for name, text in {
         "flavours.toml": FLAVOURS,
         "base.config": "CONFIG_PROC=y\n",
         "small.config": "CONFIG_PROC=y\n",
+        "labels.config": "# This kernel has no security modules.\n",
         "task_diag.config": "CONFIG_TASK_DIAG=y\n",
         "off.config": "# CONFIG_TASK_DIAG is not set\n",
     }.items():
