@@ -218,8 +218,9 @@ def test_a_programs_own_rules_count(town: Town) -> None:
     def look() -> tuple[list[int], list[bool]]:
         town.rules.allow(OPENER, READ, "-", own=True)
         found = seen(procfs)
-        return found, [may_read(procfs, number) for number in town.numbers(READ)]
+        return found, [may_read(procfs, number) for number in forbidden]
 
+    forbidden = town.numbers(READ)
     with Procfs(pidns=town.namespace.fd) as procfs:
         found, readable = smack.run_labelled(OPENER, ALICE, look)
     assert found == [1, *town.numbers(*(label for label in SHOWN if label != READ))]
