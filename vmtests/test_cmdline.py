@@ -25,6 +25,7 @@ from vmtests.userfault import hold_faults
 PAGE = mmap.PAGESIZE
 MAP_GROWSDOWN = 0x100
 STRATEGIES = {"ALL": ALL, "ONE": ONE, "ALL_THREAD": ALL_THREAD, "CHILDREN": CHILDREN, "THREAD": THREAD}
+CORE = pytest.mark.core
 SMALLEST, LARGEST = raw.BARE + 4 + 4, raw.size_of(4)
 """Bytes of a message with the beginning of a command line, and with the largest group."""
 
@@ -87,9 +88,8 @@ def test_the_longest_command_line(world: PidNamespace, task_diag: int, length: i
 
 
 @pytest.mark.promise("C1", "C2", "R5", "R1")
-@pytest.mark.core
 @pytest.mark.deadline(60)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [pytest.param("ALL", marks=CORE), "ONE", "ALL_THREAD", "CHILDREN", "THREAD"])
 def test_every_size_of_buffer_gives_the_same(world: PidNamespace, task_diag: int, strategy: str) -> None:
     """A piece begins wherever 4 bytes of it fit."""
 
@@ -159,8 +159,7 @@ def line_of(stream: bytes) -> bytes:
 
 
 @pytest.mark.promise("R6", "C1", "C2", "C3")
-@pytest.mark.core
-@pytest.mark.parametrize("first", [0, LARGEST, 300])
+@pytest.mark.parametrize("first", [0, LARGEST, pytest.param(300, marks=CORE)])
 def test_a_fault_inside_a_command_line_loses_and_repeats_nothing(
     world: PidNamespace, task_diag: int, first: int
 ) -> None:
@@ -190,8 +189,7 @@ def test_who_has_no_memory_has_an_empty_one(world: PidNamespace, task_diag: int,
 
 
 @pytest.mark.promise("G5", "G8", "N4")
-@pytest.mark.core
-@pytest.mark.parametrize("strategy", ["ALL", "ALL_THREAD"])
+@pytest.mark.parametrize("strategy", [pytest.param("ALL", marks=CORE), "ALL_THREAD"])
 def test_everybodys_command_line(
     world: PidNamespace, proc: int, whole_machine: int, strategy: str, *, whole_size: int = 65536
 ) -> None:
@@ -235,8 +233,9 @@ def test_arguments_that_were_written_over(world: PidNamespace, task_diag: int, e
 
 
 @pytest.mark.promise("G8", "C2")
-@pytest.mark.core
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=CORE if "hole" in name or "middle" in name else ()) for name in LAYOUTS]
+)
 def test_arguments_that_were_moved(world: PidNamespace, task_diag: int, layout: str) -> None:
     number = world.number(world.spawn(LAYOUTS[layout]))
     wanted = in_proc(world, number)
@@ -245,8 +244,7 @@ def test_arguments_that_were_moved(world: PidNamespace, task_diag: int, layout: 
 
 
 @pytest.mark.promise("G8", "N7", "C1")
-@pytest.mark.core
-@pytest.mark.parametrize("good", [0, 100, PAGE])
+@pytest.mark.parametrize("good", [0, pytest.param(100, marks=CORE), PAGE])
 def test_arguments_that_nobody_brings_in_cost_no_wait(world: PidNamespace, task_diag: int, good: int) -> None:
     """Behind userfaultfd, whose owner does not answer: at once what ``cmdline`` gives, which is what is there."""
 
@@ -304,8 +302,7 @@ def test_arguments_in_a_file_that_is_not_served_cost_no_wait(
 
 
 @pytest.mark.promise("C3", "N5", "R8")
-@pytest.mark.core
-@pytest.mark.parametrize("strategy", ["ONE", "ALL", "ALL_THREAD", "THREAD"])
+@pytest.mark.parametrize("strategy", ["ONE", pytest.param("ALL", marks=CORE), "ALL_THREAD", "THREAD"])
 def test_an_exec_between_two_pieces_ends_the_command_line(
     world: PidNamespace, task_diag: int, gate: Gate, strategy: str
 ) -> None:
@@ -353,8 +350,7 @@ def test_who_goes_between_two_pieces_leaves_the_command_line_unfinished(
 
 
 @pytest.mark.promise("N4", "C3")
-@pytest.mark.core
-@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+@pytest.mark.parametrize("hidepid", [pytest.param("1", marks=CORE), "2", "4"])
 def test_who_may_not_be_read_any_more_shows_nothing_of_the_rest(world: PidNamespace, gate: Gate, hidepid: str) -> None:
     """It stops being dumpable between two pieces."""
 
@@ -423,8 +419,7 @@ def test_a_command_line_that_changes_between_two_pieces_is_no_other_ones(
 
 
 @pytest.mark.promise("R10")
-@pytest.mark.core
-@pytest.mark.parametrize("how", ["whole", "half", "exec"])
+@pytest.mark.parametrize("how", ["whole", "half", pytest.param("exec", marks=CORE)])
 def test_nobodys_memory_is_kept(world: PidNamespace, task_diag: int, tmp_path: Path, how: str) -> None:
     """When a command line has been told, or half of it, the program of who is gone can be written to again.
 
@@ -500,9 +495,8 @@ def test_a_program_that_becomes_root_does_not_show_its_arguments(
 
 
 @pytest.mark.promise("O2", "R8", "G5")
-@pytest.mark.core
 @pytest.mark.deadline(60)
-@pytest.mark.parametrize("size", [LARGEST, 65536])
+@pytest.mark.parametrize("size", [LARGEST, pytest.param(65536, marks=CORE)])
 def test_threads_whose_processes_end_meanwhile(world: PidNamespace, task_diag: int, size: int) -> None:
     """ONE of a thread that is not the leader, again and again until its process is gone and after that."""
 

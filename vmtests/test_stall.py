@@ -201,9 +201,10 @@ def mapper(world: PidNamespace, unserved: FuseFile) -> Mapper:
 
 
 @pytest.mark.promise("N7", "R11", "C1", "C3", "R8")
-@pytest.mark.core
 @pytest.mark.parametrize("show", [1 << raw.CMDLINE, raw.SHOW_BASE | 1 << raw.CMDLINE, raw.SHOW_ALL])
-@pytest.mark.parametrize("strategy", [raw.ALL, raw.ALL_THREAD, raw.CHILDREN, raw.THREAD])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(raw.ALL, marks=pytest.mark.core), raw.ALL_THREAD, raw.CHILDREN, raw.THREAD]
+)
 def test_a_held_mmap_lock_cuts_a_command_line_off(mapper: Mapper, strategy: int, show: int) -> None:
     """Only that of the holder, and nothing of the groups around it; /proc/PID/cmdline would wait."""
     world, number = mapper.world, mapper.number
@@ -263,8 +264,7 @@ def test_one_waits_for_a_held_mmap_lock_until_killed(mapper: Mapper) -> None:
 
 
 @pytest.mark.promise("C3", "N7", "R11")
-@pytest.mark.core
-@pytest.mark.parametrize("strategy", [raw.ALL, raw.THREAD])
+@pytest.mark.parametrize("strategy", [pytest.param(raw.ALL, marks=pytest.mark.core), raw.THREAD])
 def test_a_mmap_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
     world: PidNamespace, unserved: FuseFile, gate: Gate, strategy: int
 ) -> None:
@@ -345,8 +345,7 @@ def test_who_exits_while_it_is_looked_at_lets_nobody_wait(world: PidNamespace, u
 
 
 @pytest.mark.promise("C3", "N7", "N5")
-@pytest.mark.core
-@pytest.mark.parametrize("hidepid", ["1", "2"])
+@pytest.mark.parametrize("hidepid", ["1", pytest.param("2", marks=pytest.mark.core)])
 def test_an_exec_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
     world: PidNamespace, hold_exec_lock: Path, hidepid: str
 ) -> None:
@@ -382,8 +381,7 @@ def test_an_exec_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
 
 
 @pytest.mark.promise("N7", "C1", "C3", "N5")
-@pytest.mark.core
-@pytest.mark.parametrize("hidepid", ["0", "1", "2"])
+@pytest.mark.parametrize("hidepid", ["0", pytest.param("1", marks=pytest.mark.core), "2"])
 def test_a_held_exec_lock_cuts_a_command_line_off(holder: Holder, hidepid: str) -> None:
     """Only where hidepid= limits who asks: what is read then has to be of the program that was checked."""
 
