@@ -17,6 +17,7 @@ from taskdiag import Base, Group, Strategy, Task, TaskDiag
 from vmtests import oracle, programs, raw, smack, syscalls
 from vmtests.credentials import ALICE, BOB, ROOT, Credentials, run_as
 from vmtests.groups import LEADERS_ONLY, OF_PROC, Files, Said, ask, of_answer
+from vmtests.labels import may_read
 from vmtests.namespaces import PidNamespace, Procfs, user_namespace
 from vmtests.population import Population, start_threads, wait_for
 from vmtests.raw import Request
@@ -159,12 +160,7 @@ class Look:
         return answers
 
     def _may_be_seen(self, pid: int) -> bool:
-        if self._by_label is None:
-            return True
-        try:
-            return bool(oracle.content(self._by_label.fd, f"{pid}/stat"))
-        except OSError:
-            return False
+        return self._by_label is None or may_read(self._by_label, pid)
 
     def _members(self, pid: int) -> dict[int, Row] | None:
         try:

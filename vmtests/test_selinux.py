@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
-from vmtests import audit, oracle, pieces, raw, selinux
+from vmtests import audit, oracle, raw, selinux
 from vmtests.credentials import ALICE, ROOT
+from vmtests.labels import Family, ask, changing, may_read, names
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import pause, rename, start_threads
 from vmtests.raw import ONE, Request
 
 pytestmark = pytest.mark.option("CONFIG_DEFAULT_SECURITY_SELINUX")
@@ -41,7 +39,6 @@ class Town:
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     """Load the policy and make the processes; tests only look at them."""
-
     with selinux.enforced(tmp_path_factory.mktemp("policy")) as policy, PidNamespace() as world:
         by_type = {
             name: [world.spawn(partial(selinux.retype, name)), world.spawn(partial(_settle_as_alice, name))]
@@ -53,26 +50,6 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 def _settle_as_alice(name: str) -> None:
     selinux.retype(name)
     ALICE.take()
-
-
-def may_read(procfs: Procfs, number: int) -> bool:
-    """Return whether whoever calls can open and read ``stat`` of a process."""
-    try:
-        return bool(oracle.content(procfs.fd, f"{number}/stat"))
-    except PermissionError:
-        return False
-
-
-def ask(procfs: Procfs, request: Request) -> list[int] | str:
-    """Open, as whoever calls; return whom the answer has, or the error's name."""
-    fd = procfs.open()
-    try:
-        raw.ask(fd, request)
-        return raw.pids(b"".join(raw.drain(fd)))
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    finally:
-        os.close(fd)
 
 
 def test_processes_have_the_types_that_they_were_given(town: Town) -> None:
@@ -133,34 +110,12 @@ def test_a_policy_that_is_not_enforced_hides_nobody(town: Town) -> None:
 @pytest.mark.parametrize("leader", [SEEN, HIDDEN])
 def test_a_thread_goes_by_its_own_type(town: Town, leader: str) -> None:
     """ONE and ALL_THREAD have it if it may be read; THREAD and CHILDREN want to see the process first."""
-
-    def have_thread() -> None:
-        selinux.retype(leader)
-        start_threads(1, partial(selinux.retype, f"thread_of_{leader}"))
-        if os.fork() == 0:
-            pause()
-
+    assert town.by_type, "the policy is loaded with it"
     with PidNamespace() as world:
-        number = world.number(world.spawn(have_thread))
-        (thread,) = set(oracle.threads(world.procfs.fd, number)) - {number}
-        (child,) = oracle.children(world.procfs.fd, number)
-        requests = {
-            "leader": Request(strategy=ONE, pid=number),
-            "thread": Request(strategy=ONE, pid=thread),
-            "all threads": Request(strategy=raw.ALL_THREAD, start=number),
-            "threads": Request(strategy=raw.THREAD, pid=number),
-            "children": Request(strategy=raw.CHILDREN, pid=number),
-        }
-        assert town.by_type, "the policy is loaded with it"
-        found = selinux.run_as_type(
-            OPENER, ALICE, lambda: {name: ask(world.procfs, request) for name, request in requests.items()}
-        )
-    if leader == SEEN:
-        everyone = {"all threads": sorted([number, child]), "threads": [number], "children": [child]}
-        assert found == {"leader": [number], "thread": "ESRCH", **everyone}
-    else:
-        nobody = dict.fromkeys(("leader", "threads", "children"), "ESRCH")
-        assert found == {"thread": [thread], "all threads": [thread], **nobody}
+        thread = partial(selinux.retype, f"thread_of_{leader}")
+        family = Family.of(world, partial(selinux.retype, leader), thread)
+        found = selinux.run_as_type(OPENER, ALICE, family.asked)
+    assert found == family.wanted(leader_seen=leader == SEEN)
 
 
 @pytest.mark.promise("N3", "O2")
@@ -168,26 +123,10 @@ def test_a_thread_goes_by_its_own_type(town: Town, leader: str) -> None:
 def test_a_type_that_changes_shows_nothing_of_what_it_hides(town: Town) -> None:
     """A process has the name "secret" only while nobody may read it, and changes between that and what may be read."""
 
-    def live() -> None:
-        while True:
-            rename(b"public")
-            selinux.retype(SEEN)
-            selinux.retype(HIDDEN)
-            rename(b"secret")
-
-    def look() -> set[bytes]:
-        fd = world.procfs.open()
-        names = set()
-        for _ in range(3000):
-            raw.ask(fd, Request(start=2, show=raw.SHOW_BASE | 1 << 4))
-            for groups in pieces.payloads(b"".join(raw.drain(fd))).values():
-                names.add(groups[0][25:41].rstrip(b"\0"))
-        return names
-
     assert town.by_type, "the policy is loaded with it"
     with PidNamespace() as world:
-        world.spawn(then=live)
-        assert selinux.run_as_type(OPENER, ALICE, look) == {b"public"}
+        changing(world, partial(selinux.retype, SEEN), partial(selinux.retype, HIDDEN))
+        assert selinux.run_as_type(OPENER, ALICE, partial(names, world)) == {b"public"}
 
 
 @pytest.mark.promise("N2", "N3")
@@ -220,7 +159,6 @@ def denied(records: list[audit.Record]) -> list[str]:
 @pytest.mark.parametrize("name", [OPENER, LAX])
 def test_a_scan_leaves_no_record_and_keeps_none_from_being_made(town: Town, name: str, hidepid: str) -> None:
     """Also not in permissive mode, where what has been granted once is recorded only once."""
-
     numbers = town.numbers(*TYPES)
 
     def scan() -> None:

@@ -12,10 +12,11 @@ from functools import partial
 
 import pytest
 
-from vmtests import audit, oracle, pieces, raw, smack, syscalls
+from vmtests import audit, oracle, raw, smack, syscalls
 from vmtests.credentials import ALICE, ROOT, Credentials, run_in_child
+from vmtests.labels import Family, ask, changing, may_read, names
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import Gate, pause, rename, start_threads, wait_for
+from vmtests.population import Gate, pause, wait_for
 from vmtests.raw import ONE, Request
 
 pytestmark = pytest.mark.option("CONFIG_DEFAULT_SECURITY_SMACK")
@@ -70,28 +71,10 @@ def town() -> Iterator[Town]:
         yield Town(rules, world, by_label)
 
 
-def seen(procfs: Procfs) -> list[int]:
-    """Open, as whoever calls, and return whom an answer about all has, in its order."""
-    fd = procfs.open()
-    try:
-        raw.ask(fd, Request())
-        return raw.pids(b"".join(raw.drain(fd)))
-    finally:
-        os.close(fd)
-
-
 def test_processes_have_the_labels_that_they_were_given(town: Town) -> None:
     """Without this, all that follows would compare nothing."""
     for label, pids in town.by_label.items():
         assert {smack.label_of(pid) for pid in pids} == {label}
-
-
-def may_read(procfs: Procfs, number: int) -> bool:
-    """Return whether whoever calls can open and read ``stat`` of a process."""
-    try:
-        return bool(oracle.content(procfs.fd, f"{number}/stat"))
-    except PermissionError:
-        return False
 
 
 @pytest.mark.promise("N3", "N4")
@@ -129,8 +112,11 @@ def test_labels_hide_whom_the_rules_do_not_let_read(town: Town) -> None:
             ("alice with CAP_MAC_OVERRIDE", everyone),
             ("root", everyone),
         ):
-            assert smack.run_labelled(OPENER, OPENERS[who], partial(seen, procfs)) == wanted, who
-        assert smack.run_labelled(smack.FLOOR, ALICE, partial(seen, procfs)) == [1, *town.numbers(smack.FLOOR)]
+            assert smack.run_labelled(OPENER, OPENERS[who], partial(ask, procfs, Request())) == wanted, who
+        assert smack.run_labelled(smack.FLOOR, ALICE, partial(ask, procfs, Request())) == [
+            1,
+            *town.numbers(smack.FLOOR),
+        ]
 
 
 def outcome(procfs: Procfs, pid: int) -> str:
@@ -159,65 +145,20 @@ def test_one_that_is_hidden_does_not_exist(town: Town) -> None:
 @pytest.mark.parametrize(("leader", "other"), [(READ, UNRULED), (UNRULED, READ)])
 def test_a_thread_goes_by_its_own_label(town: Town, leader: str, other: str) -> None:
     """ONE and ALL_THREAD have it if it may be read; THREAD and CHILDREN want to see the process first."""
-
-    def have_thread() -> None:
-        smack.relabel(leader)
-        start_threads(1, partial(smack.relabel, other))
-        if os.fork() == 0:
-            pause()
-
+    assert town.by_label, "the rules are written with it"
     with PidNamespace() as world:
-        number = world.number(world.spawn(have_thread))
-        (thread,) = set(oracle.threads(world.procfs.fd, number)) - {number}
-        (child,) = oracle.children(world.procfs.fd, number)
-
-        def ask(request: Request) -> list[int] | str:
-            fd = world.procfs.open()
-            try:
-                raw.ask(fd, request)
-                return raw.pids(b"".join(raw.drain(fd)))
-            except OSError as error:
-                return errno.errorcode[error.errno or 0]
-            finally:
-                os.close(fd)
-
-        def look() -> dict[str, list[int] | str]:
-            return {
-                "leader": ask(Request(strategy=ONE, pid=number)),
-                "thread": ask(Request(strategy=ONE, pid=thread)),
-                "all threads": ask(Request(strategy=raw.ALL_THREAD, start=number)),
-                "threads": ask(Request(strategy=raw.THREAD, pid=number)),
-                "children": ask(Request(strategy=raw.CHILDREN, pid=number)),
-            }
-
-        assert town.by_label, "the rules are written with it"
-        found = smack.run_labelled(OPENER, ALICE, look)
-    if leader == READ:
-        wanted = {
-            "leader": [number],
-            "thread": "ESRCH",
-            "all threads": sorted([number, child]),
-            "threads": [number],
-            "children": [child],
-        }
-    else:
-        wanted = {
-            "leader": "ESRCH",
-            "thread": [thread],
-            "all threads": [thread],
-            "threads": "ESRCH",
-            "children": "ESRCH",
-        }
-    assert found == wanted
+        family = Family.of(world, partial(smack.relabel, leader), partial(smack.relabel, other))
+        found = smack.run_labelled(OPENER, ALICE, family.asked)
+    assert found == family.wanted(leader_seen=leader == READ)
 
 
 @pytest.mark.promise("N3")
 def test_a_programs_own_rules_count(town: Town) -> None:
     """It may forbid itself what the rule book lets it do."""
 
-    def look() -> tuple[list[int], list[bool]]:
+    def look() -> tuple[list[int] | str, list[bool]]:
         town.rules.allow(OPENER, READ, "-", own=True)
-        found = seen(procfs)
+        found = ask(procfs, Request())
         return found, [may_read(procfs, number) for number in forbidden]
 
     forbidden = town.numbers(READ)
@@ -231,7 +172,7 @@ def test_a_programs_own_rules_count(town: Town) -> None:
 def test_who_opens_needs_a_rule_to_write(town: Town) -> None:
     """The file has the floor's label."""
     with Procfs(pidns=town.namespace.fd) as procfs, pytest.raises(PermissionError):
-        smack.run_labelled(UNRULED, ALICE, partial(seen, procfs))
+        smack.run_labelled(UNRULED, ALICE, partial(ask, procfs, Request()))
 
 
 @pytest.mark.promise("N3", "C3")
@@ -267,26 +208,10 @@ def test_a_half_delivered_task_that_labels_hide_has_no_more_messages(
 def test_a_label_that_changes_shows_nothing_of_what_it_hides(town: Town) -> None:
     """A process has the name "secret" only while nobody may read it, and changes between that and what may be read."""
 
-    def live() -> None:
-        while True:
-            rename(b"public")
-            smack.relabel(READ)
-            smack.relabel(UNRULED)
-            rename(b"secret")
-
-    def look() -> set[bytes]:
-        fd = world.procfs.open()
-        names = set()
-        for _ in range(3000):
-            raw.ask(fd, Request(start=2, show=raw.SHOW_BASE | 1 << 4))
-            for groups in pieces.payloads(b"".join(raw.drain(fd))).values():
-                names.add(groups[0][25:41].rstrip(b"\0"))
-        return names
-
     assert town.by_label, "the rules are written with it"
     with PidNamespace() as world:
-        world.spawn(then=live)
-        assert smack.run_labelled(OPENER, ALICE, look) == {b"public"}
+        changing(world, partial(smack.relabel, READ), partial(smack.relabel, UNRULED))
+        assert smack.run_labelled(OPENER, ALICE, partial(names, world)) == {b"public"}
 
 
 def opened_by(function: Callable[[], int]) -> int:
@@ -298,6 +223,12 @@ def opened_by(function: Callable[[], int]) -> int:
     return found[0]
 
 
+def asked(fd: int) -> list[int]:
+    """Ask through an open file; return whom the answer has."""
+    raw.ask(fd, Request())
+    return raw.pids(b"".join(raw.drain(fd)))
+
+
 @pytest.mark.promise("N2", "N3")
 def test_labels_count_as_the_opener_had_them(town: Town) -> None:
     shown, everyone = ([1, *town.numbers(*labels)] for labels in (SHOWN, LABELS))
@@ -307,16 +238,12 @@ def test_labels_count_as_the_opener_had_them(town: Town) -> None:
         syscalls.capset(0)
         return procfs.open()
 
-    def ask(fd: int) -> list[int]:
-        raw.ask(fd, Request())
-        return raw.pids(b"".join(raw.drain(fd)))
-
     def look() -> tuple[list[int], list[int]]:
         of_weak, of_root = opened_by(weak), procfs.open()
-        by_root = ask(of_weak)
+        by_root = asked(of_weak)
         smack.relabel(OPENER)
         ALICE.take()
-        return by_root, ask(of_root)
+        return by_root, asked(of_root)
 
     with Procfs(pidns=town.namespace.fd) as procfs:
         assert run_in_child(look) == (shown, everyone)
@@ -334,10 +261,6 @@ def refused(records: list[audit.Record]) -> set[str]:
 def test_a_scan_leaves_no_record_where_a_look_into_proc_does(town: Town, hidepid: str) -> None:
     """Nor of what a bring-up rule permits; and not by ptrace's checks, for which the reader's label counts."""
 
-    def ask(fd: int) -> list[int]:
-        raw.ask(fd, Request())
-        return raw.pids(b"".join(raw.drain(fd)))
-
     def opener() -> int:
         smack.relabel(OPENER)
         syscalls.take_ids(ALICE.uid, ALICE.gid)
@@ -345,10 +268,10 @@ def test_a_scan_leaves_no_record_where_a_look_into_proc_does(town: Town, hidepid
 
     def scan() -> tuple[list[int], list[int]]:
         fd = opened_by(opener)
-        by_opener = smack.run_labelled(OPENER, ALICE, lambda: ask(procfs.open()))
+        by_opener = smack.run_labelled(OPENER, ALICE, lambda: asked(procfs.open()))
         smack.relabel(UNRULED)
         ALICE.take()
-        return by_opener, ask(fd)
+        return by_opener, asked(fd)
 
     def look() -> None:
         for number in procfs.listed():

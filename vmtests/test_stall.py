@@ -265,7 +265,7 @@ def test_one_waits_for_a_held_mmap_lock_until_killed(mapper: Mapper) -> None:
 
 @pytest.mark.promise("C3", "N7", "R11")
 @pytest.mark.parametrize("strategy", [pytest.param(raw.ALL, marks=pytest.mark.core), raw.THREAD])
-def test_a_mmap_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
+def test_an_mmap_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
     world: PidNamespace, unserved: FuseFile, gate: Gate, strategy: int
 ) -> None:
     number = world.number(world.spawn(then=partial(_map_over, unserved.path, gate.wait)))
@@ -289,11 +289,8 @@ def test_a_mmap_lock_that_is_taken_between_two_pieces_cuts_the_rest_off(
 def test_what_a_killed_reader_waited_for_is_the_next_ones(world: PidNamespace, unserved: FuseFile, gate: Gate) -> None:
     """ONE returns what there is before it waits; of the rest nothing is lost with a reader that is killed."""
 
-    def prepare() -> None:
-        moved(b"".join(b"%7d\0" % number for number in range(7500)))
-
     def live() -> None:
-        prepare()
+        moved(b"".join(b"%7d\0" % number for number in range(7500)))
         _map_over(unserved.path, gate.wait)
 
     number = world.number(world.spawn(then=live))
