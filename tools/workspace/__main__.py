@@ -109,6 +109,7 @@ def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace,
         paths=paths,
         guests=arguments.guests,
         wanted=arguments.accel,
+        resume=arguments.resume,
         facts=built.facts,
     )
 
@@ -225,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
             )
+            command.add_argument("--resume", action="store_true", help="leave out those that are killed already")
             command.set_defaults(flavour="mutants")
         if name == "run":
             command.add_argument(
@@ -249,7 +251,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "vmtest":
             command.epilog = (
                 "-n N: N guests at once; --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
-                "the guest of a failed test; --junitxml PATH; -k, -x and the rest are pytest's."
+                "the guest of a failed test; --resume: leave out what has passed already with this kernel and these "
+                "tests; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
 
