@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,9 +17,9 @@ import pytest
 from stand_in import StandIn, kernel
 
 from workspace.errors import WorkspaceError
-from workspace.guest import Run
+from workspace.guest import Kind, Run, Verdict
 from workspace.journal import Journal
-from workspace.machine import Machine
+from workspace.machine import Machine, Process, Record, host_boot
 from workspace.promises import Promises
 from workspace.results import Results
 from workspace.splat import NONE
@@ -462,3 +463,33 @@ def test_where_leaks_are_looked_for_only_a_look_proves_what_came_before(tmp_path
         node = SimpleNamespace(gateway=SimpleNamespace(id=gateway), workeroutput={"workspace_end": found})
         host.pytest_testnodedown(node, None)
     assert known() == ["c", "a", "d", "e"], "guest-2 has leaked, and its tests are to run again"
+
+
+def test_an_error_of_the_run_itself_is_not_laid_to_a_guest(tmp_path: Path) -> None:
+    vm = Machine(kernel(tmp_path / "kernel"), "tcg")
+    folder = tmp_path / "guests"
+    (folder / "junit").mkdir(parents=True)
+    run = Run(folder, tmp_path, tmp_path, "nonce", vm)
+    results = Results(tmp_path, {}, vm.kernel.options)
+    host = Guests(Options.parse([]), results, Promises({}), run, NONE, frozenset(), Journal(tmp_path / "journal"))
+
+    def ended() -> None:
+        with host._explained():
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        ended()
+    for number in ("2", "10"):
+        (folder / number).mkdir()
+    me = Process.of(os.getpid())
+    assert me is not None
+    Record("name", me, me, host_boot()).write(folder / "10")
+    with pytest.raises(OSError, match="Too many open files"):
+        ended()
+    Verdict(Kind.DONE, "the guest's work is done", None, "").write(folder / "10")
+    with pytest.raises(OSError, match="Too many open files"):
+        ended()
+    Verdict(Kind.HANG, "the guest gave no sign of life", None, "its last line").write(folder / "10")
+    with pytest.raises(pytest.exit.Exception, match="no sign of life\nits last line") as caught:
+        ended()
+    assert caught.value.returncode == 6

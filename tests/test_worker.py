@@ -131,6 +131,17 @@ def test_a_test_in_time_is_not_told(lines: Lines) -> None:
     time.sleep(0.3)
 
 
+def test_a_signal_that_comes_late_does_not_end_the_next_phase(lines: Lines) -> None:
+    """It was sent for the phase before, and is delivered only now."""
+    watching = Monitor(cast("Link", lines), cast("Log", lines))
+    watching.arm("t", 100, 1)
+    signal.raise_signal(worker._TOLD)
+    watching.arm("t", 0, 1)
+    with pytest.raises(TimedOutError):
+        signal.raise_signal(worker._TOLD)
+    watching.disarm()
+
+
 def test_a_guest_is_given_up_whose_test_does_not_end(lines: Lines) -> None:
     watching = monitor(lines)
     watching.arm("t", 0.05, 1)

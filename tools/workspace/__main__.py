@@ -245,7 +245,13 @@ def _parser() -> argparse.ArgumentParser:
                 "--overwrite", action="store_true", help="even if patches/ changed since `nox -s edit`"
             )
         if name == "check":
-            command.add_argument("--only", metavar="NAME,..", help="these checks; a wrong name gets the list")
+            command.add_argument(
+                "--only",
+                action="append",
+                default=[],
+                metavar="NAME,..",
+                help="these checks; a wrong name gets the list",
+            )
             command.add_argument("--fast", action="store_true", help="the quick ones, which CI runs")
             command.add_argument("--worktree", action="store_true", help="the commits of linux/ instead of patches/")
         if name == "vmtest":

@@ -25,7 +25,7 @@ from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
 from workspace.journal import Journal, key_of
 from workspace.kernel import Kernel
-from workspace.machine import Machine
+from workspace.machine import Machine, Record
 from workspace.progress import say
 from workspace.promises import MARKERS, Promises
 from workspace.results import Results, Test
@@ -177,11 +177,21 @@ class Guests(Host):
         try:
             yield
         except (EOFError, OSError, RuntimeError) as error:
-            folders = sorted(self.run.folder.glob("*/"), key=lambda path: path.stat().st_mtime)
-            if not folders:
+            verdict = self._loss()
+            if verdict is None:
                 raise
-            verdict = _awaited_verdict(folders[-1])
             pytest.exit(f"{verdict.sentence}\n{verdict.tail}\n({error})", returncode=GUEST_LOST)
+
+    def _loss(self) -> Verdict | None:
+        """How the last guest was lost, or None if it was not: then an error is the run's own."""
+        folders = sorted(self.run.folder.glob("[0-9]*/"), key=lambda path: int(path.name))
+        if not folders:
+            return None
+        record = Record.read(folders[-1])
+        if record is not None and record.owner.alive and Verdict.read(folders[-1]) is None:
+            return None
+        verdict = _awaited_verdict(folders[-1])
+        return None if verdict.kind is Kind.DONE else verdict
 
     def pytest_xdist_newgateway(self, gateway: Any) -> None:
         """Ask the new worker who it is, before any test goes there."""

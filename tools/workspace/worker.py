@@ -176,8 +176,8 @@ class Monitor(threading.Thread):
         signal.signal(_TOLD, self._raise)
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
-        # Late by a hair: the test has just ended.
-        if self._end is not None:
+        # Late by a hair: the test has just ended, or the next phase has begun, whose time is not over.
+        if self._end is not None and time.monotonic() >= self._end:
             self._told = True
             raise TimedOutError(f"the test did not end within its deadline of {self._limit:g} s")
 
