@@ -74,6 +74,12 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """See which lines and branches of task_diag the vmtests reach: [-n N] [--worktree] [--tree PATH] [--accel]."""
+    python(session, "-m", "workspace", "coverage", *session.posargs)
+
+
+@nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Build, boot, and print the guest's tasks as ps does, by /proc/task-diag. Takes build's options and --accel."""
     python(session, "-m", "workspace", "demo", *session.posargs)

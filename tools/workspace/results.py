@@ -67,7 +67,7 @@ class Results:
     @classmethod
     def started(cls, kernel: Kernel, vm: Machine, *, facts: Mapping[str, str], folder: Path, guests: int) -> Results:
         """Make room for a new run's results; those of the last run are gone, so that none is taken for the new."""
-        for name in ("consoles", "configs"):
+        for name in ("consoles", "configs", "coverage"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("junit.xml", "results.json"):
             (folder / name).unlink(missing_ok=True)

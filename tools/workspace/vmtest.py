@@ -230,6 +230,9 @@ class Guests(Host):
         for nodeid in told.get("workspace_left_out", ()):
             self.results.recall(nodeid, self.passed[nodeid])
         found = told.get("workspace_end", "nobody looked whether all was well")
+        for path, counts in told.get("workspace_counts", {}).items():
+            where = Path("/", path).relative_to(self.run.machine.kernel.folder).with_suffix(".gcda")
+            storage.write_whole(self.results.folder / "coverage" / f"guest-{number}" / where, counts)
         unproven = self._unproven.pop(f"guest-{number}", [])
         if found:
             self.results.add_end(f"guest-{number}", found)

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from workspace import kmemleak
+from workspace import gcov, kmemleak
 from workspace.guest import LINK, SHELL
 from workspace.promises import Promises
 from workspace.splat import NONE, Exceptions, Record, TaintedError, splats
@@ -363,6 +363,7 @@ class Worker:
         self._input: dict[str, Any] | None = getattr(config, "workerinput", None)
         self._outside = outside(self._input)
         self._keep = False
+        self._counts = False
         self._slowness = 1.0
         self._facts: list[tuple[str, object]] = []
         self._recall = Recall(())
@@ -375,6 +376,7 @@ class Worker:
         self._log = Log(self._exceptions)
         self._leaks = kmemleak.OPTION in told["workspace_options"]
         self._looked = time.monotonic()
+        self._counts = gcov.OPTION in told["workspace_options"]
         self._link = Link()
         self._monitor = Monitor(self._link, self._log)
         self._monitor.start()
@@ -489,6 +491,8 @@ class Worker:
         output = _output(session.config)
         output["workspace_end"] = found
         output["workspace_left_out"] = self._recall.left_out
+        if self._counts:
+            output["workspace_counts"] = gcov.counts()
 
     def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
         """``--keep-guest``: a shell, with the failed test's fixtures still alive."""
