@@ -37,7 +37,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def vmtest(session: nox.Session) -> None:
-    """Boot the kernel and run vmtests/ in it: build's options, [--accel kvm|tcg] [-n N] and pytest's own."""
+    """Boot the kernel and run vmtests/ in it: build's options, [--accel kvm|tcg] [-n N] [--resume] and pytest's own."""
     python(session, "-m", "workspace", "vmtest", *session.posargs)
 
 
@@ -69,8 +69,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutants(session: nox.Session) -> None:
-    """Switch defects on, one at a time, and see that the vmtests notice: [--only NAME[,NAME]] [-n N] [--accel]."""
+    """Switch defects on, one at a time, and see that the vmtests notice: [--only NAME[,NAME]] [-n N] [--resume]."""
     python(session, "-m", "workspace", "mutants", *session.posargs)
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """See which lines and branches of task_diag the vmtests reach: [-n N] [--worktree] [--tree PATH] [--accel]."""
+    python(session, "-m", "workspace", "coverage", *session.posargs)
 
 
 @nox.session(default=False)

@@ -117,6 +117,12 @@ if mode == "is killed in an event":
     with open("link.jsonl", "a") as file:
         file.write('{{"event": "te')
     killed()
+if mode == "says what is no event":
+    with open("link.jsonl", "a") as file:
+        file.write('7\\n[]\\n"test"\\n{{"event": "test"}}\\n')
+    link("test", test="test_x.py::test_y")
+    link("stuck", test="test_x.py::test_y")
+    forever()
 if mode == "loses its leader":
     # As when virtme-run is killed: QEMU goes on, and holds the console.
     if os.fork():

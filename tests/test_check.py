@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,22 @@ def test_a_definition_is_the_code_of_the_check(tmp_path: Path, monkeypatch: pyte
     assert changed == ["sparse"]
 
 
+def test_a_definition_is_also_the_code_behind_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of boots, the module that starts guests; it is several imports away."""
+    package = tmp_path / "workspace"
+    shutil.copytree(check_bench._PACKAGE, package)
+    monkeypatch.setattr(check_bench, "_PACKAGE", package)
+    style, *_, boots = check.CHECKS
+    check_bench._imported.cache_clear()
+    before = [check_bench.definition(one) for one in (style, boots)]
+    with (package / "machine.py").open("a") as file:
+        file.write("# edited\n")
+    check_bench._imported.cache_clear()
+    after = [check_bench.definition(one) for one in (style, boots)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+    check_bench._imported.cache_clear()
+
+
 def test_what_is_broken_or_a_matter_of_time_is_not_remembered(paths: Paths, tree: Tree, wanted: Series) -> None:
     order: list[str] = []
     broken, timely = Asked("broken", order), Asked("timely", order, lasting=False)
@@ -242,9 +259,15 @@ def test_needs_of_checks_that_are_not_asked_for_are_not_looked_at() -> None:
 
 def test_an_unknown_check_is_answered_with_the_list() -> None:
     with pytest.raises(WorkspaceError, match=r"no check `spars`; there are applies, style, .*sparse"):
-        check.choose("style,spars")
+        check.choose(["style,spars"])
     with pytest.raises(WorkspaceError, match="there are applies"):
-        check.choose(",")
+        check.choose([","])
+
+
+def test_a_choice_of_nothing_is_an_error() -> None:
+    with pytest.raises(WorkspaceError, match="--fast --only clang,style: clang would be left out: leave out --fast"):
+        check.choose(["clang,style"], fast=True)
+    assert [one.name for one in check.choose(["style"], fast=True)] == ["style"]
 
 
 def test_the_quick_ones_come_first() -> None:
@@ -252,8 +275,9 @@ def test_the_quick_ones_come_first() -> None:
     known = [Asked("a", order), Asked("b", order, fast=True), Asked("c", order), Asked("d", order, fast=True)]
     assert [one.name for one in check.choose(known=known)] == ["b", "d", "a", "c"]
     assert [one.name for one in check.choose(fast=True, known=known)] == ["b", "d"]
-    assert [one.name for one in check.choose("c, b", known=known)] == ["b", "c"]
-    assert check.choose("applies", known=known) == []
+    assert [one.name for one in check.choose(["c, b"], known=known)] == ["b", "c"]
+    assert [one.name for one in check.choose(["c", "b"], known=known)] == ["b", "c"]
+    assert check.choose(["applies"], known=known) == []
 
 
 def test_names_are_unique_and_fit_for_files() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from stand_in import StandIn, run
 
 from workspace import machine
+from workspace.errors import WorkspaceError
 from workspace.guest import Kind, Run, Verdict, boot_worker, inside
 from workspace.machine import Process, Record, host_boot
 
@@ -53,6 +55,7 @@ def left_over(run: Run) -> list[int]:
         ("is killed in an event", Kind.KILLED, "QEMU was killed from outside"),
         ("loses its leader", Kind.HANG, "the guest gave no sign of life for 3 s"),
         ("floods its link and goes on", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
+        ("says what is no event", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
         ("is stuck", Kind.TIMEOUT, "did not end when told to; the guest was alive"),
     ],
 )
@@ -76,6 +79,33 @@ def test_each_end_of_a_guest_is_told_apart(
         assert "panic+0x4f/0x50" in verdict.tail
     log = (guests.consoles / "guest-1.log").read_bytes()
     assert verdict.tail.encode() in log.replace(b"\r", b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "there is no room for what a guest leaves (No space left"),
+        (WorkspaceError("QEMU is missing."), "the guest could not be watched: QEMU is missing."),
+        (KeyError("test"), "the guest could not be watched: KeyError: 'test'"),
+    ],
+)
+@pytest.mark.parametrize("moment", ["require_tools", "Watch"])
+def test_a_guest_that_cannot_be_watched_says_why(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str, moment: str
+) -> None:
+    def fail(*_words: object) -> None:
+        raise error
+
+    stand_in.behave("hangs")
+    monkeypatch.setattr(f"workspace.guest.{moment}", fail)
+    guests = run(tmp_path)
+    with pytest.raises(type(error)):
+        boot_worker(guests, ["-c", "pass"])
+    verdict = Verdict.read(guests.folder / "1")
+    assert verdict is not None
+    assert verdict.kind is Kind.LOST
+    assert verdict.sentence.startswith(says)
+    assert left_over(guests) == []
 
 
 @pytest.mark.parametrize("mode", ["floods", "floods without a line", "floods its link"])

@@ -269,6 +269,7 @@ import pytest
 from pathlib import Path
 from workspace.promises import Promises
 from workspace.switch import Switch
+from workspace.worker import Recall
 
 def pytest_configure(config):
     told = getattr(config, "workerinput", None)
@@ -276,6 +277,7 @@ def pytest_configure(config):
         promises = Promises.load(Path(__file__).with_name("promises.toml"))
         config.pluginmanager.register(Switch(told["workspace_breaks"], promises, parameter=Path({parameter!r})))
         config.pluginmanager.register(Told(promises))
+        config.pluginmanager.register(Recall(told["workspace_passed"]))
     for marker in ("promise(*ids)", "host", "deadline(seconds)"):
         config.addinivalue_line("markers", marker)
 
@@ -313,8 +315,9 @@ kernel = Kernel(Path({kernel!r}), "mutants", "7.3.4", "00" * 20)
 try:
     paths = Paths(Path({clone!r}))
     promises = Promises.load(paths.vmtests / "promises.toml")
-    chosen = mutants.chosen(mutants.load(paths.vmtests, promises), sys.argv[2:])
-    sys.exit(hunt.run(kernel, chosen, promises, paths=paths, guests=int(sys.argv[1]), wanted="kvm"))
+    resume = "--resume" in sys.argv
+    chosen = mutants.chosen(mutants.load(paths.vmtests, promises), [word for word in sys.argv[2:] if word[0] != "-"])
+    sys.exit(hunt.run(kernel, chosen, promises, paths=paths, guests=int(sys.argv[1]), wanted="kvm", resume=resume))
 except errors.Terminated:
     sys.exit(143)
 except errors.WorkspaceError as error:
@@ -472,6 +475,55 @@ def test_a_run_that_kills_all_passes_also_in_two_guests(clone: Clone) -> None:
     assert [mutant["name"] for mutant in clone.results["mutants"]] == ["deaf", "hated"]  # type: ignore[attr-defined]
     assert not any(line.startswith(("tough", "deadly")) for line in clone.ran)
     assert "none cheap" not in clone.ran, "a test of no promise of theirs"
+
+
+def test_a_run_that_is_resumed_tries_only_what_was_not_killed(clone: Clone) -> None:
+    clone.run("1", "deaf", "hated")
+    before = clone.ran
+    done = clone.run("1", "--resume")
+    assert done.returncode == 1
+    assert "2 of 4 mutants are killed already." in done.stderr
+    assert "3 of 4 killed by a test of their own promises" in done.stderr
+    rows = re.sub(r"test_dear\[.*?\]", "test_dear[]", done.stdout).splitlines()
+    assert rows[1:3] == ["W1       hated   test_small.py::test_other", "R1 R2    tough   SURVIVED 4 tests"]
+    mutants = {mutant["name"]: mutant for mutant in clone.results["mutants"]}  # type: ignore[attr-defined]
+    assert [name for name, mutant in mutants.items() if mutant.get("remembered")] == ["deaf", "hated"]
+    assert (mutants["deaf"]["outcomes"], mutants["deaf"]["tests"]) == (["failed"], 2)
+    assert mutants["deaf"]["why"] == "AssertionError: assert 'deaf' != 'deaf'"
+    # Of the tests without a mutant, those that the first run had no use for.
+    assert sorted(clone.ran[len(before) :]) == [
+        "deadly cheap",
+        "deadly dear",
+        "none cheap",
+        *["tough cheap", "tough dear", "tough dear"],
+    ]
+    before = clone.ran
+    assert clone.run("1", "--resume", "deaf", "deadly").returncode == 0
+    assert clone.ran == before, "nothing is left to do"
+
+
+def test_a_mutant_of_which_something_else_is_said_is_tried_again(clone: Clone) -> None:
+    clone.run("1", "deaf", "hated")
+    before = clone.ran
+    table = clone.vmtests / "mutants.toml"
+    table.write_text(TABLE.replace('[deaf]\nbreaks = ["R2"]', '[deaf]\nbreaks = ["R1", "R2"]'))
+    done = clone.run("1", "--resume", "deaf", "hated")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 mutants are killed already." in done.stderr
+    assert [line for line in clone.ran[len(before) :] if "none" not in line][-1] == "deaf dear"
+    assert not any(line.startswith("hated") for line in clone.ran[len(before) :])
+
+
+def test_other_tests_or_a_run_that_is_not_resumed_try_all(clone: Clone) -> None:
+    clone.run("1", "deaf", "hated")
+    before = clone.ran
+    clone.run("1", "deaf", "hated")
+    assert sorted(clone.ran[len(before) :]) == sorted(before)
+    (clone.vmtests / "test_other.py").touch()
+    (clone.vmtests / "test_new.py").write_text("def test_new():\n    pass\n")
+    done = clone.run("1", "--resume", "deaf", "hated")
+    assert "0 of 2 mutants are killed already." in done.stderr
+    assert sorted(clone.ran[2 * len(before) :]) == sorted(before)
 
 
 def test_a_test_that_fails_without_a_mutant_ends_the_run(clone: Clone) -> None:

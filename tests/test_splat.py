@@ -191,6 +191,13 @@ def test_leaks_are_told(tmp_path: Path) -> None:
     assert kmemleak.leaks(file, age=0.0) == "scan    unreferenced object 0xffff888007c3a140 (size 64):\n"
 
 
+def test_a_leak_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "kmemleak"
+    file.write_text("unreferenced object 0xffff888007c3a140 (size 64):\n")
+    kmemleak.leaks(file, age=0.0)
+    assert file.read_text().startswith("clear")
+
+
 def test_leaks_are_looked_for_a_second_time_when_objects_are_old_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

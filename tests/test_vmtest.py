@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,15 +10,24 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 from stand_in import StandIn, kernel
 
 from workspace.errors import WorkspaceError
-from workspace.vmtest import Options
+from workspace.guest import Kind, Run, Verdict
+from workspace.journal import Journal
+from workspace.machine import Machine, Process, Record, host_boot
+from workspace.promises import Promises
+from workspace.results import Results
+from workspace.splat import NONE
+from workspace.vmtest import Guests, Options
 
 ROOT = Path(__file__).resolve().parents[1]
+
+Outcome = Literal["passed", "failed", "skipped"]
 
 
 def test_our_options_are_taken_out_and_the_rest_is_pytests() -> None:
@@ -37,6 +47,12 @@ def test_our_options_are_taken_out_and_the_rest_is_pytests() -> None:
 def test_what_would_lead_tests_out_of_their_guests_is_refused(words: list[str]) -> None:
     with pytest.raises(WorkspaceError, match="guest"):
         Options.parse(words)
+
+
+def test_rounds_are_not_resumed() -> None:
+    assert Options.parse(["--resume"]).resume and not Options.parse([]).resume
+    with pytest.raises(WorkspaceError, match="take one"):
+        Options.parse(["--resume", "--until-fail", "2"])
 
 
 def test_rounds_are_one_or_more() -> None:
@@ -301,6 +317,7 @@ def alive(word: str) -> list[int]:
 DYING = """\
 import json, os, signal
 import pytest
+from workspace.worker import Recall
 
 MOMENT, WHOM = "{moment}", "{whom}"
 
@@ -309,7 +326,7 @@ def pytest_configure(config):
         config.pluginmanager.register(Dying())
 
 def at(moment):
-    if moment == MOMENT:
+    if moment == MOMENT and not os.path.exists("../moment"):
         if WHOM == "guest":
             os.killpg(os.getpgrp(), signal.SIGKILL)
         os.kill(int(os.environ["GUEST_WATCHER"]), signal.SIGKILL)
@@ -318,6 +335,10 @@ def at(moment):
 class Dying:
     def __init__(self):
         self.say("alive")
+
+    def pytest_sessionstart(self, session):
+        self.recall = Recall(session.config.workerinput["workspace_passed"])
+        session.config.pluginmanager.register(self.recall)
 
     def say(self, event, **facts):
         with open(os.environ["GUEST_LINK"], "a") as file:
@@ -341,6 +362,7 @@ class Dying:
 
     def pytest_sessionfinish(self, session):
         session.config.workeroutput["workspace_end"] = ""
+        session.config.workeroutput["workspace_left_out"] = self.recall.left_out
         at("finish")
 
     def pytest_unconfigure(self):
@@ -378,3 +400,96 @@ def test_a_guest_that_dies_fails_the_run_and_costs_no_other_test(clone: Clone, m
         # Guests are replaced, but not without end.
         assert len(clone.results["complaints"]) == 2
         assert f"guest-1 ended while it ran no test: {KILLED[whom]}" in done.stderr
+
+
+def test_a_run_that_is_resumed_runs_what_has_not_passed(clone: Clone) -> None:
+    """And holds what the whole run held; other tests, or another choice, are not taken for these."""
+    assert clone.run_dying("test", "guest", "-k", "not three").returncode == 1
+    tests = clone.path / "vmtests"
+    keep = {path: path.read_text() for path in (tests / "conftest.py", tests / "test_dying.py")}
+    # The same tests in a guest that stays well.
+    clone.driver.with_name("moment").touch()
+    done = clone.run_dying("test", "guest", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path: path.read_text() for path in keep} == keep
+    assert "1 tests have passed already with this kernel" in done.stderr
+    found = {test["id"].rpartition("::")[2]: test for test in clone.results["tests"]}
+    assert {name: test["outcome"] for name, test in found.items()} == dict.fromkeys(
+        ("test_one", "test_two", "test_three"), "passed"
+    )
+    assert [name for name, test in found.items() if test.get("remembered")] == ["test_one"]
+    suites = ET.parse(clone.path / "build/results/junit.xml").getroot()
+    cases = [case.get("name") for case in suites.iter("testcase")]
+    assert sorted(map(str, cases)) == ["test_one", "test_three", "test_two"]
+
+    done = clone.run_dying("test", "guest", "--resume", "-k", "one or two")
+    assert (done.returncode, clone.results["exit_code"]) == (0, 0), "all of it passed earlier"
+    assert [test.get("remembered") for test in clone.results["tests"]] == [True, True]
+    done = clone.run_dying("test", "guest", "-k", "one")
+    assert [test.get("remembered") for test in clone.results["tests"]] == [None]
+    (tests / "test_other.py").touch()
+    done = clone.run_dying("test", "guest", "--resume")
+    assert "0 tests have passed already" in done.stderr
+
+
+def test_where_leaks_are_looked_for_only_a_look_proves_what_came_before(tmp_path: Path) -> None:
+    vm = Machine(kernel(tmp_path / "kernel", "CONFIG_TASK_DIAG=y\nCONFIG_DEBUG_KMEMLEAK=y\n"), "tcg")
+    run = Run(tmp_path, tmp_path, tmp_path, "nonce", vm)
+    results = Results(tmp_path, {}, vm.kernel.options)
+    journal = Journal.opened(tmp_path / "journal", "key")
+    host = Guests(Options.parse([]), results, Promises({}), run, NONE, frozenset(), journal)
+
+    def through(name: str, guest: str, *more: tuple[str, object], outcome: Outcome = "passed") -> None:
+        properties: list[tuple[str, object]] = [("guest", guest), *more]
+        host.pytest_runtest_logreport(
+            pytest.TestReport(name, ("f", 1, "t"), {}, outcome, None, "teardown", user_properties=properties)
+        )
+
+    def known() -> list[str]:
+        return [entry["test"] for entry in Journal.opened(tmp_path / "journal", "key").entries]
+
+    through("a", "guest-1")
+    through("b", "guest-2")
+    assert known() == []
+    through("c", "guest-1", outcome="failed")
+    assert known() == ["c"], "that it failed is known at once"
+    through("d", "guest-1", ("looked_for_leaks", True))
+    assert known() == ["c", "a", "d"]
+    through("e", "guest-1")
+    for number, gateway in (("1", "gw0"), ("2", "gw1")):
+        host._names[gateway] = (number, "boot")
+    end = {"gw0": "", "gw1": "unreferenced object"}
+    for gateway, found in end.items():
+        node = SimpleNamespace(gateway=SimpleNamespace(id=gateway), workeroutput={"workspace_end": found})
+        host.pytest_testnodedown(node, None)
+    assert known() == ["c", "a", "d", "e"], "guest-2 has leaked, and its tests are to run again"
+
+
+def test_an_error_of_the_run_itself_is_not_laid_to_a_guest(tmp_path: Path) -> None:
+    vm = Machine(kernel(tmp_path / "kernel"), "tcg")
+    folder = tmp_path / "guests"
+    (folder / "junit").mkdir(parents=True)
+    run = Run(folder, tmp_path, tmp_path, "nonce", vm)
+    results = Results(tmp_path, {}, vm.kernel.options)
+    host = Guests(Options.parse([]), results, Promises({}), run, NONE, frozenset(), Journal(tmp_path / "journal"))
+
+    def ended() -> None:
+        with host._explained():
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        ended()
+    for number in ("2", "10"):
+        (folder / number).mkdir()
+    me = Process.of(os.getpid())
+    assert me is not None
+    Record("name", me, me, host_boot()).write(folder / "10")
+    with pytest.raises(OSError, match="Too many open files"):
+        ended()
+    Verdict(Kind.DONE, "the guest's work is done", None, "").write(folder / "10")
+    with pytest.raises(OSError, match="Too many open files"):
+        ended()
+    Verdict(Kind.HANG, "the guest gave no sign of life", None, "its last line").write(folder / "10")
+    with pytest.raises(pytest.exit.Exception, match="no sign of life\nits last line") as caught:
+        ended()
+    assert caught.value.returncode == 6

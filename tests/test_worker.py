@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from workspace import worker
+from workspace import kmemleak, worker
 from workspace.splat import NONE, Allowed, Exceptions, TaintedError
 from workspace.worker import (
     Link,
@@ -129,6 +129,17 @@ def test_a_test_in_time_is_not_told(lines: Lines) -> None:
     watching.arm("t", 0.1, 100)
     watching.disarm()
     time.sleep(0.3)
+
+
+def test_a_signal_that_comes_late_does_not_end_the_next_phase(lines: Lines) -> None:
+    """It was sent for the phase before, and is delivered only now."""
+    watching = Monitor(cast("Link", lines), cast("Log", lines))
+    watching.arm("t", 100, 1)
+    signal.raise_signal(worker._TOLD)
+    watching.arm("t", 0, 1)
+    with pytest.raises(TimedOutError):
+        signal.raise_signal(worker._TOLD)
+    watching.disarm()
 
 
 def test_a_guest_is_given_up_whose_test_does_not_end(lines: Lines) -> None:
@@ -285,6 +296,52 @@ def test_a_taint_without_a_word_that_is_known_fails_once(kmsg: Kmsg, at_boot: bo
 
 
 XY = ["CONFIG_X", "CONFIG_Y"]
+
+
+class Leaking(worker.Worker):
+    """A guest's side, of which only the look for leaks is asked."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._outside = None
+        self._leaks = True
+        self._looked = time.monotonic()
+        self._slowness = 1.0
+        self._monitor = Monitor(cast("Link", lines), cast("Log", lines))
+        self._log = cast("Log", SimpleNamespace(check=lambda: None))
+
+
+@pytest.mark.parametrize("found", ["", "unreferenced object 0xffff888007c3a140 (size 64):"])
+def test_leaks_are_looked_for_every_few_minutes(lines: Lines, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    looks: list[float] = []
+
+    def leaks() -> str:
+        looks.append(time.monotonic())
+        return found
+
+    monkeypatch.setattr(kmemleak, "leaks", leaks)
+    guest = Leaking(lines)
+    item: Any = SimpleNamespace(nodeid="t", get_closest_marker=lambda _name: None, user_properties=[])
+
+    def tear_down() -> None:
+        step = guest.pytest_runtest_teardown(item)
+        next(step)
+        with pytest.raises(StopIteration):
+            step.send(None)
+
+    tear_down()
+    assert (looks, item.user_properties) == ([], [])
+    guest._looked -= worker.BETWEEN_LOOKS
+    if found:
+        step = guest.pytest_runtest_teardown(item)
+        next(step)
+        with pytest.raises(TaintedError, match="one of the 5 minutes before it in this guest:\nunreferenced object"):
+            step.send(None)
+        assert item.user_properties == []
+        return
+    tear_down()
+    tear_down()
+    assert len(looks) == 1, "the next look is due only later"
+    assert item.user_properties == [("looked_for_leaks", True)]
 
 
 class Item:

@@ -17,6 +17,7 @@ from workspace import (
     accelerator,
     bench,
     check,
+    coverage,
     guest_command,
     hunt,
     kconfig,
@@ -45,6 +46,7 @@ class Built:
 
     kernel: Kernel
     facts: dict[str, str]
+    source: Path
 
 
 def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> Built:
@@ -70,7 +72,7 @@ def _build(paths: Paths, settings: Settings, arguments: argparse.Namespace) -> B
         "series": source,
         "commit": commit,
     }
-    return Built(built, facts)
+    return Built(built, facts, base.path)
 
 
 def _do_build(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
@@ -109,8 +111,15 @@ def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace,
         paths=paths,
         guests=arguments.guests,
         wanted=arguments.accel,
+        resume=arguments.resume,
         facts=built.facts,
     )
+
+
+def _do_coverage(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
+    built = _build(paths, settings, arguments)
+    words = ["-n", str(arguments.guests), *(["--accel", arguments.accel] if arguments.accel else [])]
+    return coverage.run(built.kernel, built.source, paths=paths, words=words, facts=built.facts)
 
 
 def _do_shell(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
@@ -202,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
             "build, boot, and measure ways to look at many tasks",
         ),
         ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
+        ("coverage", _do_coverage, [source, where], "build a kernel that counts, and see what of it vmtests/ reach"),
         ("check", _do_check, [source, where], "check each patch: style, warnings, compilers, builds, boots"),
         ("demo", _do_demo, [source, what, where], "build, boot, and print the guest's tasks"),
         ("run", _do_run, [source, what, where], "build, boot, and run one command in the guest"),
@@ -219,13 +229,15 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--rounds", type=bench.count, metavar="N", help=f"how often each way is measured ({bench.ROUNDS})"
             )
-        if name == "mutants":
+        if name in ("mutants", "coverage"):
             command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
-            command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
             command.add_argument(
                 "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
             )
-            command.set_defaults(flavour="mutants")
+            command.set_defaults(flavour=name)
+        if name == "mutants":
+            command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
+            command.add_argument("--resume", action="store_true", help="leave out those that are killed already")
         if name == "run":
             command.add_argument(
                 "words", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the rest of the line, as it is"
@@ -243,13 +255,20 @@ def _parser() -> argparse.ArgumentParser:
                 "--overwrite", action="store_true", help="even if patches/ changed since `nox -s edit`"
             )
         if name == "check":
-            command.add_argument("--only", metavar="NAME,..", help="these checks; a wrong name gets the list")
+            command.add_argument(
+                "--only",
+                action="append",
+                default=[],
+                metavar="NAME,..",
+                help="these checks; a wrong name gets the list",
+            )
             command.add_argument("--fast", action="store_true", help="the quick ones, which CI runs")
             command.add_argument("--worktree", action="store_true", help="the commits of linux/ instead of patches/")
         if name == "vmtest":
             command.epilog = (
                 "-n N: N guests at once; --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
-                "the guest of a failed test; --junitxml PATH; -k, -x and the rest are pytest's."
+                "the guest of a failed test; --resume: leave out what has passed already with this kernel and these "
+                "tests; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
 

@@ -28,16 +28,24 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def choose(only: str | None = None, *, fast: bool = False, known: Sequence[Check] = CHECKS) -> list[Check]:
-    """The checks of the names in ``only``, or all (``fast``: the quick ones), in the order to run them."""
+def choose(only: Sequence[str] = (), *, fast: bool = False, known: Sequence[Check] = CHECKS) -> list[Check]:
+    """The checks named in ``only``, or all (``fast``: the quick ones), in the order to run them.
+
+    A name that is none, or that is of no quick one where those are wanted, is an error: nothing would be checked.
+    """
     chosen = [check for check in known if check.fast or not fast]
-    if only is not None:
-        names = [name.strip() for name in only.split(",") if name.strip()]
-        there = {check.name for check in known} | {APPLIES}
+    if only:
+        names = [name.strip() for words in only for name in words.split(",") if name.strip()]
+        there = [APPLIES, *(check.name for check in known)]
+        asked = " ".join(f"--only {words}" for words in only)
         wrong = [name for name in names if name not in there]
         if wrong or not names:
-            listed = ", ".join([APPLIES, *(check.name for check in known)])
-            raise WorkspaceError(f"--only {only}: there is no check `{wrong[0] if wrong else ''}`; there are {listed}.")
+            raise WorkspaceError(
+                f"{asked}: there is no check `{wrong[0] if wrong else ''}`; there are {', '.join(there)}."
+            )
+        slow = [check.name for check in known if check.name in names and check not in chosen]
+        if slow:
+            raise WorkspaceError(f"--fast {asked}: {', '.join(slow)} would be left out: leave out --fast.")
         chosen = [check for check in chosen if check.name in names]
     return sorted(chosen, key=lambda check: not check.fast)
 

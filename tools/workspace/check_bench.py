@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -9,10 +10,10 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
-from workspace import check_files, check_warnings, command, kbuild, kconfig, series, storage, tree
+from workspace import check_files, command, kconfig, series, storage, tree
 from workspace.check_memory import Memory
 from workspace.errors import WorkspaceError
 from workspace.progress import say
@@ -20,6 +21,8 @@ from workspace.series import Series
 from workspace.settings import Paths
 from workspace.system import Need
 from workspace.tree import Tree
+
+_PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,27 @@ class Check(ABC):
 
 
 def definition(check: Check) -> str:
-    """A digest of the code that makes up a check."""
-    modules = {Path(inspect.getfile(kind)) for kind in type(check).__mro__ if kind.__module__.startswith("workspace.")}
-    shared = {Path(str(module.__file__)) for module in (check_files, check_warnings, kbuild, kconfig)}
-    # Not this file: where checks are run says nothing about what they ask.
-    return storage.digest(check.name, *sorted((modules | shared) - {Path(__file__)}))
+    """A digest of the code that makes up a check: its modules, and all of ours that these import."""
+    found: set[Path] = set()
+    todo = [Path(inspect.getfile(kind)) for kind in type(check).__mro__ if kind.__module__.startswith("workspace.")]
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += _imported(module)
+    return storage.digest(check.name, *sorted(found, key=lambda path: path.name))
+
+
+@cache
+def _imported(module: Path) -> tuple[Path, ...]:
+    """The modules of this package that one of them imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == __package__:
+            names |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{__package__}."):
+            names.add(node.module.rpartition(".")[2])
+    return tuple(path for name in sorted(names) if (path := _PACKAGE / f"{name}.py").exists())
 
 
 @dataclass

@@ -14,6 +14,7 @@ import shlex
 import signal
 import stat
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,7 +209,10 @@ class Watch:
                 self._read += len(whole) + 1 if whole else len(data)
             for line in whole.splitlines():
                 with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+                    event = json.loads(line)
+                    # The port is open to every program in the guest.
+                    if isinstance(event, dict):
+                        yield event
 
     def _take_in(self) -> None:
         for event in self._events():
@@ -222,7 +226,7 @@ class Watch:
                     self._stage = "tests"
                     self._patience = Deadline(self._run.silence * self._slowness)
                     if kind == "test":
-                        self.test = event["test"]
+                        self.test = event.get("test")
                     self._stuck = self._stuck or kind == "stuck"
 
     def step(self) -> tuple[Kind, str] | None:
@@ -302,10 +306,32 @@ def _new_folder(run: Run) -> Path:
 
 
 def boot_worker(run: Run, arguments: Sequence[str]) -> Verdict:
-    """Boot a guest that runs Python with ``arguments`` on our standard input and output, until it ends."""
+    """Boot a guest that runs Python with ``arguments`` on our standard input and output, until it ends.
+
+    Whatever ends it is in its folder afterwards: also that it could not be started, or not be watched.
+    """
+    folder = _new_folder(run)
+    try:
+        return _watched(run, folder, arguments)
+    except BaseException as error:
+        if Verdict.read(folder) is None:
+            with contextlib.suppress(OSError):
+                _last_verdict(error).write(folder)
+        raise
+
+
+def _last_verdict(error: BaseException) -> Verdict:
+    if isinstance(error, _EndedError):
+        return Verdict(Kind.ENDED, "the guest was ended with its run", None, "")
+    if isinstance(error, OSError) and says_no_room(error):
+        return Verdict(Kind.LOST, f"there is no room for what a guest leaves ({error.strerror})", None, "")
+    words = str(error) if isinstance(error, WorkspaceError) else "".join(traceback.format_exception_only(error))
+    return Verdict(Kind.LOST, f"the guest could not be watched: {words.strip()}", None, "")
+
+
+def _watched(run: Run, folder: Path, arguments: Sequence[str]) -> Verdict:
     require_tools()
     parent = os.getppid()
-    folder = _new_folder(run)
     name = f"{run.nonce}.{folder.name}"
     into, out = os.pipe()
     console_log = run.consoles / f"guest-{folder.name}.log"

@@ -14,12 +14,13 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 
 from workspace import accelerator, kconfig, machine, storage, vmtest
+from workspace.journal import Journal, key_of
 from workspace.kernel import Kernel
 from workspace.machine import Machine
 from workspace.mutants import NONE, TABLE, Mutant, join, split
@@ -42,6 +43,7 @@ class Scores:
     mutants: Mapping[str, Mutant]
     results: Results
     told: Callable[[str], None] = say
+    journal: Journal | None = None
     _expected: dict[str, int] = field(default_factory=dict)
     _ended: dict[str, list[str]] = field(default_factory=dict)
     _killers: dict[str, list[str]] = field(default_factory=dict)
@@ -49,6 +51,32 @@ class Scores:
     # Tests that ended as nobody expects, in the order they came; and the mutants that are left because of one.
     _unexpected: dict[str, list[str]] = field(default_factory=dict)
     _left: set[str] = field(default_factory=set)
+    _remembered: set[str] = field(default_factory=set)
+
+    def recall(self) -> dict[str, Test]:
+        """Take in what the journal has of earlier runs; give the tests without a mutant that need not run again.
+
+        That is what passed without a mutant, and the mutants that were killed and are still said to break the same.
+        """
+        passed: dict[str, Test] = {}
+        for entry in self.journal.entries if self.journal is not None else ():
+            test = Test(**entry["result"])
+            if "mutant" not in entry:
+                passed[join(entry["test"], NONE)] = test
+                continue
+            mutant = self.mutants.get(entry["mutant"])
+            if mutant is None or [*mutant.breaks, mutant.ends] != [*entry["breaks"], entry["ends"]]:
+                continue
+            self._killers[mutant.name] = [entry["test"]]
+            self._why[mutant.name] = entry["why"]
+            self._expected[mutant.name] = entry["tests"]
+            self._ended[mutant.name] = entry["ended"]
+            self._remembered.add(mutant.name)
+            self.results.recall(join(entry["test"], mutant.name), test)
+        passed = {name: test for name, test in passed.items() if test.outcome == "passed"}
+        for name, test in passed.items():
+            self.results.recall(name, test)
+        return passed
 
     def add(self, report: pytest.TestReport) -> None:
         """Take in one phase of a test, which ``results`` has taken in already; tell what is decided by it."""
@@ -60,6 +88,8 @@ class Scores:
         if test not in ended and (report.failed or report.when == "teardown"):
             ended.append(test)
         if mutant == NONE:
+            if self.journal is not None and (report.failed or report.when == "teardown"):
+                self.journal.add(test=test, result=asdict(self._plain(test)))
             if report.when == "teardown" and len(ended) == self._expected.get(NONE) and self.healthy():
                 seconds = sum(self.seconds(name) for name in ended)
                 self.told(f"{len(ended)} tests pass without a mutant, in {seconds:.0f} s.")
@@ -69,6 +99,7 @@ class Scores:
             if self.mutants[mutant].killed_by(outcome):
                 self._killers[mutant] = [test]
                 self._why[mutant] = _why(report)
+                self._note(mutant, test)
                 self._tell(mutant, f"killed by {self._killed_by(mutant)}")
             else:
                 before = self._unexpected.setdefault(mutant, [])
@@ -78,6 +109,19 @@ class Scores:
                 self._tell(mutant, f"{how}: {before[-1]}")
         elif report.when == "teardown" and len(ended) == self._expected.get(mutant):
             self._tell(mutant, f"SURVIVED {len(ended)} tests")
+
+    def _note(self, mutant: str, killer: str) -> None:
+        if self.journal is not None:
+            self.journal.add(
+                mutant=mutant,
+                breaks=self.mutants[mutant].breaks,
+                ends=self.mutants[mutant].ends,
+                test=killer,
+                result=asdict(self.results.tests[join(killer, mutant)]),
+                why=self._why[mutant],
+                tests=self._expected.get(mutant, 0),
+                ended=self._ended[mutant],
+            )
 
     def _tell(self, mutant: str, sentence: str) -> None:
         decided = len(self.mutants) - len(self.undecided)
@@ -184,6 +228,7 @@ class Scores:
                 "tests": self._expected.get(name, 0),
                 "tests_run": len(self._ended.get(name, ())),
                 "seconds": round(sum(self._seconds_under(name)), 2),
+                **({"remembered": True} if name in self._remembered else {}),
             }
             for name, mutant in self.mutants.items()
         ]
@@ -227,6 +272,9 @@ class Hunt(Guests):
     def pytest_testnodedown(self, node: object, error: object) -> None:
         """What a guest finds at its end may be what a mutant left: nothing is learned from it."""
 
+    def keep(self, report: pytest.TestReport) -> None:
+        """What is not to be lost is what was found of mutants, which the scores know."""
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep score; of a failure without a mutant say why."""
         super().pytest_runtest_logreport(report)
@@ -254,10 +302,12 @@ def run(
     paths: Paths,
     guests: int = 1,
     wanted: str | None = None,
+    resume: bool = False,
     facts: Mapping[str, str] | None = None,
 ) -> int:
     """Try the mutants ``chosen`` in ``kernel``, each by the tests of its ``promises``; 0 if each was killed by one.
 
+    With ``resume`` those that were killed in this kernel by these tests already are not tried again.
     1 if one was not, or was left undecided, or if a test fails without any; else pytest's own exit code, or vmtest's
     GUEST_LOST.
     """
@@ -270,18 +320,20 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
         (paths.results / FILE).unlink(missing_ok=True)
         folder.mkdir(parents=True)
-        scores = Scores(chosen, Results(folder, {}, kernel.options))
+        journal = Journal.opened(paths.journals / "mutants.jsonl", key_of(paths, kernel, vm.accelerator))
+        scores = Scores(chosen, Results(folder, {}, kernel.options), journal=journal)
+        passed = scores.recall() if resume else {}
         guest_run = stack.enter_context(vmtest.begun(vm, paths, folder))
         options = Options(guests=guests, junitxml=None, rounds=1, keep_guest=False, accelerator=wanted, pytest=())
         known_options = kconfig.known_options(paths.kconfig)
         exceptions = Exceptions.load(paths.vmtests / ALLOWED)
 
-        def tried(mutants: Mapping[str, Mutant]) -> int:
+        def tried(mutants: Mapping[str, Mutant], passed: Mapping[str, Test]) -> int:
             words = ["-c", "pyproject.toml", "-o", "testpaths=vmtests", "-qq", "--no-header", "--no-summary"]
             # Each mutant may take a guest down, and then some.
             words += vmtest.in_guests(guest_run, guests, crashes=len(mutants) + vmtest.MAX_CRASHES)
             hunt = Hunt(
-                *(options, scores.results, promises, guest_run, exceptions, known_options),
+                *(options, scores.results, promises, guest_run, exceptions, known_options, journal, passed),
                 scores=scores,
                 mutants=mutants,
             )
@@ -292,11 +344,16 @@ def run(
                 say(printed.getvalue())
             return code
 
-        say(f"Mutants: {len(chosen)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
-        code = tried(chosen)
+        left = {name: mutant for name, mutant in chosen.items() if not scores.killed(name)}
+        if resume:
+            say(f"{len(chosen) - len(left)} of {len(chosen)} mutants are killed already.")
+        code = 0
+        if left:
+            say(f"Mutants: {len(left)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
+            code = tried(left, passed)
         if code in _TO_THE_END and scores.healthy() and (again := scores.again()):
             say(f"Once more, in new guests: {', '.join(again)}.")
-            code = tried(again)
+            code = tried(again, {})
         code = _verdict(scores, code)
         data = {
             "kernel": kernel.release,

@@ -14,13 +14,21 @@ AGE = 6.0
 
 
 def leaks(file: Path = FILE, *, age: float = AGE) -> str:
-    """Look for leaks; the kernel's report, empty if there are none. Raises TaintedError if it cannot be looked for."""
+    """Look for leaks since the last call; the kernel's report, empty if there are none.
+
+    Raises TaintedError if it cannot be looked for.
+    """
     try:
         # An object that changed since the last scan is not reported: only the second one tells.
         for _ in range(2):
             time.sleep(age)
             with file.open("r+b", buffering=0) as control:
                 control.write(b"scan")
-        return file.read_text(errors="replace")
+        found = file.read_text(errors="replace")
+        if found:
+            # What is told once is not to be told again of what comes later.
+            with file.open("r+b", buffering=0) as control:
+                control.write(b"clear")
+        return found
     except OSError as error:
         raise TaintedError(f"nobody can say that no memory was leaked: {file}: {error.strerror}") from error

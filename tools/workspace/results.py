@@ -7,8 +7,8 @@ import datetime
 import json
 import shutil
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,8 @@ class Test:
     guest: str | None = None
     promises: list[str] = field(default_factory=list)
     note: str = ""
+    remembered: bool = False
+    """Of an earlier run that was resumed."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Results:
     @classmethod
     def started(cls, kernel: Kernel, vm: Machine, *, facts: Mapping[str, str], folder: Path, guests: int) -> Results:
         """Make room for a new run's results; those of the last run are gone, so that none is taken for the new."""
-        for name in ("consoles", "configs"):
+        for name in ("consoles", "configs", "coverage"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("junit.xml", "results.json"):
             (folder / name).unlink(missing_ok=True)
@@ -94,6 +96,10 @@ class Results:
             test.note = str(properties.get("rounds", test.note))
         promises = [str(value) for name, value in report.user_properties if name == "promise"]
         test.promises = promises or test.promises
+
+    def recall(self, nodeid: str, test: Test) -> None:
+        """Take in what an earlier run has found of a test."""
+        self.tests.setdefault(nodeid, replace(test, remembered=True))
 
     def add_broken(self, nodeid: str, why: str) -> None:
         """A file whose tests could not be collected."""
@@ -146,6 +152,7 @@ class Results:
         """Write both files, each in one step; an interrupted run has no exit code."""
         root = ET.Element("testsuites", name="vmtests")
         root.extend(self._suites)
+        root.extend(self._remembered())
         ET.indent(root)
         storage.write_whole(self.folder / "junit.xml", ET.tostring(root, "utf-8", xml_declaration=True))
         held = self.held
@@ -164,6 +171,7 @@ class Results:
                     "guest": test.guest,
                     "promises": test.promises,
                     **({"note": test.note} if test.note else {}),
+                    **({"remembered": True} if test.remembered else {}),
                 }
                 for nodeid, test in sorted(self.tests.items())
             ],
@@ -171,6 +179,17 @@ class Results:
             "promises": {name: held.get(name, []) for name in promises.by_id},
         }
         storage.write_whole(self.folder / "results.json", json.dumps(data, indent=1) + "\n")
+
+    def _remembered(self) -> Iterator[ET.Element]:
+        known = {nodeid: test for nodeid, test in sorted(self.tests.items()) if test.remembered}
+        if not known:
+            return
+        suite = ET.Element("testsuite", name="remembered", tests=str(len(known)), failures="0", errors="0", skipped="0")
+        for nodeid, test in known.items():
+            file, _, name = nodeid.partition("::")
+            where = file.removesuffix(".py").replace("/", ".")
+            ET.SubElement(suite, "testcase", classname=where, name=name, time=f"{test.seconds:.3f}")
+        yield suite
 
     def counts(self) -> dict[str, int]:
         """How many tests had each outcome."""

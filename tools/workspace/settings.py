@@ -71,6 +71,11 @@ class Paths:
         return self.build / "guests"
 
     @property
+    def journals(self) -> Path:
+        """What runs have found so far, for ``--resume``: one file for each command and flavour."""
+        return self.build / "journals"
+
+    @property
     def results(self) -> Path:
         """What a run leaves for a reader: junit.xml, results.json, consoles, configs."""
         return self.build / "results"

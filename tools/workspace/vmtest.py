@@ -12,25 +12,26 @@ import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, kconfig, machine, shell, storage
+from workspace import accelerator, boot, kconfig, kmemleak, machine, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
+from workspace.journal import Journal, key_of
 from workspace.kernel import Kernel
-from workspace.machine import Machine
+from workspace.machine import Machine, Record
 from workspace.progress import say
 from workspace.promises import MARKERS, Promises
-from workspace.results import Results
+from workspace.results import Results, Test
 from workspace.settings import Paths
 from workspace.splat import ALLOWED, Exceptions
-from workspace.worker import ON_HOST, Rounds, drop_for_other_kernels, name_outcome
+from workspace.worker import LOOKED, ON_HOST, Recall, Rounds, drop_for_other_kernels, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
@@ -55,6 +56,7 @@ class Options:
     keep_guest: bool
     accelerator: str | None
     pytest: tuple[str, ...]
+    resume: bool = False
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Options:
@@ -64,6 +66,7 @@ class Options:
         parser.add_argument("--junitxml", "--junit-xml", type=Path)
         parser.add_argument("--until-fail", type=int, default=1)
         parser.add_argument("--keep-guest", action="store_true")
+        parser.add_argument("--resume", action="store_true")
         parser.add_argument("--accel", choices=accelerator.NAMES)
         for refused in ("--tx", "--dist", "--px", "--pdb", "--looponfail", "--maxprocesses"):
             parser.add_argument(refused, nargs="?", const=True)
@@ -80,6 +83,8 @@ class Options:
             raise WorkspaceError(f"-n {known.numprocesses}: {error}.") from error
         if known.until_fail < 1:
             raise WorkspaceError(f"--until-fail {known.until_fail}: the number of rounds is 1 or more.")
+        if known.resume and known.until_fail > 1:
+            raise WorkspaceError("--resume leaves out what passed once, which says nothing of --until-fail: take one.")
         return cls(
             guests=guests,
             junitxml=known.junitxml,
@@ -87,6 +92,7 @@ class Options:
             keep_guest=known.keep_guest,
             accelerator=known.accel,
             pytest=tuple(rest),
+            resume=known.resume,
         )
 
 
@@ -100,6 +106,9 @@ class Host:
     run: Run
     exceptions: Exceptions
     known_options: frozenset[str]
+    journal: Journal
+    passed: Mapping[str, Test] = field(default_factory=dict)
+    """What need not run again."""
     whole: bool = False
     stops: bool = False
     stopped: bool = False
@@ -129,6 +138,12 @@ class Host:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a report says of its test."""
         self.results.add(report)
+        if report.failed or report.when == "teardown":
+            self.keep(report)
+
+    def keep(self, report: pytest.TestReport) -> None:
+        """A test is through: that is not to be lost with the machine."""
+        self.journal.add(test=report.nodeid, **asdict(self.results.tests[report.nodeid]))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be collected is a failure with a name."""
@@ -142,6 +157,8 @@ class Guests(Host):
 
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)
     _unblamed: dict[str, Verdict] = field(default_factory=dict)
+    # Tests of each guest since the last look for leaks, any of which may have leaked.
+    _unproven: dict[str, list[pytest.TestReport]] = field(default_factory=dict)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self) -> Generator[None, None, None]:
@@ -160,11 +177,21 @@ class Guests(Host):
         try:
             yield
         except (EOFError, OSError, RuntimeError) as error:
-            folders = sorted(self.run.folder.glob("*/"), key=lambda path: path.stat().st_mtime)
-            if not folders:
+            verdict = self._loss()
+            if verdict is None:
                 raise
-            verdict = _awaited_verdict(folders[-1])
             pytest.exit(f"{verdict.sentence}\n{verdict.tail}\n({error})", returncode=GUEST_LOST)
+
+    def _loss(self) -> Verdict | None:
+        """How the last guest was lost, or None if it was not: then an error is the run's own."""
+        folders = sorted(self.run.folder.glob("[0-9]*/"), key=lambda path: int(path.name))
+        if not folders:
+            return None
+        record = Record.read(folders[-1])
+        if record is not None and record.owner.alive and Verdict.read(folders[-1]) is None:
+            return None
+        verdict = _awaited_verdict(folders[-1])
+        return None if verdict.kind is Kind.DONE else verdict
 
     def pytest_xdist_newgateway(self, gateway: Any) -> None:
         """Ask the new worker who it is, before any test goes there."""
@@ -190,6 +217,7 @@ class Guests(Host):
         node.workerinput["workspace_headers"] = str(self.run.machine.kernel.headers)
         node.workerinput["workspace_keep"] = self.options.keep_guest
         node.workerinput["workspace_rounds"] = self.options.rounds
+        node.workerinput["workspace_passed"] = list(self.passed)
 
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """A guest that ended well says what it found at its end; one that did not may be the failure of a test next."""
@@ -199,9 +227,18 @@ class Guests(Host):
             self._unblamed[number] = _awaited_verdict(self.run.folder / number)
             return
         self.results.other_kernels.update(told.get("workspace_other_kernels", ()))
+        for nodeid in told.get("workspace_left_out", ()):
+            self.results.recall(nodeid, self.passed[nodeid])
         found = told.get("workspace_end", "nobody looked whether all was well")
+        for path, counts in told.get("workspace_counts", {}).items():
+            where = Path("/", path).relative_to(self.run.machine.kernel.folder).with_suffix(".gcda")
+            storage.write_whole(self.results.folder / "coverage" / f"guest-{number}" / where, counts)
+        unproven = self._unproven.pop(f"guest-{number}", [])
         if found:
             self.results.add_end(f"guest-{number}", found)
+        else:
+            for report in unproven:
+                super().keep(report)
 
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A test that took its guest down: say how, with the console's last lines."""
@@ -238,6 +275,19 @@ class Guests(Host):
                 with self._terminal():
                     shell.attend(self.run.folder / number, report.nodeid)
 
+    def keep(self, report: pytest.TestReport) -> None:
+        """Where leaks are looked for, a test has passed only after the next look."""
+        if report.failed or not self.run.machine.kernel.has(kmemleak.OPTION):
+            super().keep(report)
+            return
+        properties = dict(report.user_properties)
+        unproven = self._unproven.setdefault(str(properties.get("guest")), [])
+        unproven.append(report)
+        if LOOKED in properties:
+            for proven in unproven:
+                super().keep(proven)
+            unproven.clear()
+
     @contextmanager
     def _terminal(self) -> Generator[None, None, None]:
         capture = self._config.pluginmanager.getplugin("capturemanager")
@@ -255,12 +305,15 @@ class Boots(Host):
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _power: ExitStack = field(default_factory=ExitStack)
     _guest: Booted | None = None
+    _recall: Recall = field(init=False, repr=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """These tests have rounds, too."""
         super().pytest_configure(config)
         config.pluginmanager.register(Rounds(self.options.rounds), "workspace-rounds")
+        self._recall = Recall(self.passed)
+        config.pluginmanager.register(self._recall, "workspace-recall")
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Only what is marked for the host; everything else belongs in a guest."""
@@ -313,6 +366,8 @@ class Boots(Host):
 
     def pytest_sessionfinish(self) -> None:
         """The last guest ends with the tests."""
+        for nodeid in self._recall.left_out:
+            self.results.recall(nodeid, self.passed[nodeid])
         self._power.close()
 
 
@@ -354,6 +409,7 @@ def run(
 ) -> int:
     """Test ``kernel`` and leave the results in build/results; ``words`` are ours and pytest's, as the user gave them.
 
+    With ``--resume`` tests that have passed with this kernel are left out, and their results are those of then.
     ``facts`` go into results.json (the kind of tree, the series' digest, ...). The exit code is pytest's, or
     GUEST_LOST; 5 if no test ran; 1 too if a promise that the series makes was not held by the whole suite.
     """
@@ -370,9 +426,14 @@ def run(
         outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
         stack.callback(outcome.write, promises)
         guests = stack.enter_context(begun(vm, paths, paths.results / "consoles"))
+        key = key_of(paths, kernel, vm.accelerator)
+        journal = Journal.opened(paths.journals / f"vmtest-{kernel.flavour}.jsonl", key)
+        passed = _passed(journal) if options.resume else {}
+        if options.resume:
+            say(f"vmtest: {len(passed)} tests have passed already with this kernel, and are left out.")
 
         def host(kind: type[Host]) -> Host:
-            return kind(options, outcome, promises, guests, exceptions, known_options)
+            return kind(options, outcome, promises, guests, exceptions, known_options, journal, passed)
 
         code = _sessions(host, guests, options, outcome, promises)
         if options.junitxml is not None:
@@ -382,6 +443,12 @@ def run(
             shutil.copyfile(paths.results / "junit.xml", target)
     say(f"Results: {paths.results} (junit.xml, results.json, consoles/, configs/).")
     return code
+
+
+def _passed(journal: Journal) -> dict[str, Test]:
+    """The tests whose last outcome was to pass."""
+    last = {str(entry.pop("test")): Test(**entry) for entry in journal.entries}
+    return {nodeid: test for nodeid, test in last.items() if test.outcome == "passed"}
 
 
 @contextmanager

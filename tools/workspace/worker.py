@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from workspace import kmemleak
+from workspace import gcov, kmemleak
 from workspace.guest import LINK, SHELL
 from workspace.promises import Promises
 from workspace.splat import NONE, Exceptions, Record, TaintedError, splats
@@ -35,6 +35,8 @@ PORTS = Path("/dev/virtio-ports")
 BEAT = 1.0  # seconds between two signs of life
 DEADLINE = 10.0  # seconds for a test on the hardware, unless it says otherwise
 END = 30.0  # seconds on the hardware for what is looked at after the last test
+BETWEEN_LOOKS = 300.0  # seconds after which leaks are looked for again; until then no test is known to leak nothing
+LOOKED = "looked_for_leaks"  # the user property of the test after which that was
 GRACE = 5.0  # from the moment a test is told to end until its guest is given up
 # A number that no program under test uses. SIGALRM is left to the tests, which interrupt reads with it.
 _TOLD = signal.SIGRTMAX - 3
@@ -174,8 +176,8 @@ class Monitor(threading.Thread):
         signal.signal(_TOLD, self._raise)
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
-        # Late by a hair: the test has just ended.
-        if self._end is not None:
+        # Late by a hair: the test has just ended, or the next phase has begun, whose time is not over.
+        if self._end is not None and time.monotonic() >= self._end:
             self._told = True
             raise TimedOutError(f"the test did not end within its deadline of {self._limit:g} s")
 
@@ -301,6 +303,23 @@ class Rounds:
         item.ihook.pytest_runtest_logreport(report=report)
 
 
+class Recall:
+    """``--resume``: tests that passed in an earlier run are left out."""
+
+    def __init__(self, passed: Collection[str]) -> None:
+        self._passed = passed
+        self.left_out: list[str] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Of the tests that the user chose, leave those out."""
+        known = [item for item in items if item.nodeid in self._passed]
+        if known:
+            config.hook.pytest_deselected(items=known)
+            items[:] = [item for item in items if item.nodeid not in self._passed]
+        self.left_out = [item.nodeid for item in known]
+
+
 def name_outcome(report: pytest.TestReport, call: pytest.CallInfo[None]) -> pytest.TestReport:
     """Tell the kinds of failure apart in what is recorded."""
     if call.excinfo is not None:
@@ -344,8 +363,10 @@ class Worker:
         self._input: dict[str, Any] | None = getattr(config, "workerinput", None)
         self._outside = outside(self._input)
         self._keep = False
+        self._counts = False
         self._slowness = 1.0
         self._facts: list[tuple[str, object]] = []
+        self._recall = Recall(())
         if self._outside is None and self._input is not None:
             self._enter(config, self._input)
 
@@ -354,6 +375,8 @@ class Worker:
         self._slowness = told["workspace_slowness"]
         self._log = Log(self._exceptions)
         self._leaks = kmemleak.OPTION in told["workspace_options"]
+        self._looked = time.monotonic()
+        self._counts = gcov.OPTION in told["workspace_options"]
         self._link = Link()
         self._monitor = Monitor(self._link, self._log)
         self._monitor.start()
@@ -363,6 +386,8 @@ class Worker:
             ("kernel_build_id", told["workspace_build_id"]),
         ]
         config.pluginmanager.register(Rounds(told["workspace_rounds"]), "workspace-rounds")
+        self._recall = Recall(frozenset(told["workspace_passed"]))
+        config.pluginmanager.register(self._recall, "workspace-recall")
         if told.get("workspace_breaks"):
             config.pluginmanager.register(Switch(told["workspace_breaks"], self._promises), "workspace-switch")
 
@@ -410,7 +435,24 @@ class Worker:
         if self._outside is not None:
             return (yield)
         with self._held(item):
-            return (yield)
+            ended = yield
+        if self._leaks and time.monotonic() - self._looked > BETWEEN_LOOKS:
+            found = self._look_for_leaks()
+            if found:
+                raise TaintedError(
+                    f"memory was leaked, by this test or by one of the {BETWEEN_LOOKS / 60:.0f} "
+                    f"minutes before it in this guest:\n{found}"
+                )
+            item.user_properties.append((LOOKED, True))
+        return ended
+
+    def _look_for_leaks(self) -> str:
+        if not self._leaks:
+            return ""
+        with self._timed("the look for leaks", END * self._slowness):
+            found = kmemleak.leaks()
+        self._looked = time.monotonic()
+        return found
 
     @contextlib.contextmanager
     def _held(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -441,13 +483,16 @@ class Worker:
             return
         found = ""
         try:
-            with self._timed("the end of the run", END * self._slowness):
-                found = kmemleak.leaks() if self._leaks else ""
+            found = self._look_for_leaks()
             if not found:
                 self._log.check()
         except (TaintedError, TimedOutError) as error:
             found = str(error)
-        _output(session.config)["workspace_end"] = found
+        output = _output(session.config)
+        output["workspace_end"] = found
+        output["workspace_left_out"] = self._recall.left_out
+        if self._counts:
+            output["workspace_counts"] = gcov.counts()
 
     def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
         """``--keep-guest``: a shell, with the failed test's fixtures still alive."""
