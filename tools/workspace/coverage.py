@@ -104,8 +104,8 @@ class Report:
             )
         for place in self.stale:
             yield (
-                f"vmtests/{UNREACHED} has a reason for `{place.code}` in {place.function}(), which is reached, or gone: "
-                "take it out"
+                f"vmtests/{UNREACHED} has a reason for `{place.code}` in {place.function}(), which is reached, "
+                "or gone: take it out"
             )
 
     def data(self) -> dict[str, object]:
