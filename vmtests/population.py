@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Pipe
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, TypeVar
 
 from vmtests import oracle, syscalls
 from vmtests.credentials import ROOT, Credentials, fork, outcome, report
+
+T = TypeVar("T")
 
 
 def pause() -> NoReturn:
@@ -37,6 +39,23 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     except BaseException as error:
         error.add_note(f"while waiting for {what}")
         raise
+
+
+def at_rest(read: Callable[[], T], what: str) -> T:
+    """Return what ``read`` gives once it gives the same twice, a moment apart; ``what`` is told as by wait_for().
+
+    Who stops or sleeps says so while it still runs: its times and switches are counted a little later.
+    """
+    before = read()
+
+    def same() -> bool:
+        nonlocal before
+        time.sleep(0.05)
+        earlier, before = before, read()
+        return earlier == before
+
+    wait_for(same, f"{what} to come to rest")
+    return before
 
 
 class Population:

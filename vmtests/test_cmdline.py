@@ -18,7 +18,7 @@ from vmtests.arguments import LAYOUTS, TITLES, kept, moved, overwrite
 from vmtests.credentials import ALICE, run_as
 from vmtests.fuse import FuseFile
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import Gate, exec_from_thread, start_threads, wait_for
+from vmtests.population import Gate, at_rest, exec_from_thread, start_threads, wait_for
 from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CMDLINE, CMDLINE_MAX, CONT, ONE, THREAD, TRUNC, Request
 from vmtests.userfault import hold_faults
 
@@ -106,8 +106,12 @@ def test_every_size_of_buffer_gives_the_same(world: PidNamespace, task_diag: int
         strategy=STRATEGIES[strategy],
         pid={"ONE": child, "CHILDREN": target, "THREAD": target}.get(strategy, 0),
     )
-    raw.ask(task_diag, request)
-    wanted = pieces.payloads(b"".join(raw.drain(task_diag)))
+
+    def payloads() -> dict[int, dict[int, bytes]]:
+        raw.ask(task_diag, request)
+        return pieces.payloads(b"".join(raw.drain(task_diag)))
+
+    wanted = at_rest(payloads, "everybody")
     for pid, groups in wanted.items():
         assert groups.get(CMDLINE) == (in_proc(world, pid) if pid in (1, target, child) else None)
     for size in (*range(LARGEST, 400), *range(400, 1200, 7), 4096):

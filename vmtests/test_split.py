@@ -20,7 +20,7 @@ from vmtests import oracle, pieces, raw, syscalls
 from vmtests.credentials import ALICE, run_as
 from vmtests.groups import check
 from vmtests.namespaces import PidNamespace, Procfs
-from vmtests.population import Gate, exec_from_thread, in_thread, pause, rename, start_threads, wait_for
+from vmtests.population import Gate, at_rest, exec_from_thread, in_thread, pause, rename, start_threads, wait_for
 from vmtests.raw import ALL, ALL_THREAD, CHILDREN, CONT, MEM, ONE, THREAD, FaultingBuffer, Request
 
 STRATEGIES = {"ALL": ALL, "ONE": ONE, "ALL_THREAD": ALL_THREAD, "CHILDREN": CHILDREN, "THREAD": THREAD}
@@ -439,7 +439,7 @@ def test_everything_of_many_tasks_comes_through_any_buffer(crowd: PidNamespace, 
         raw.ask(crowd_diag, request)
         return b"".join(raw.drain(crowd_diag, size))
 
-    wait_for(lambda: dump(1 << 18) == dump(1 << 18), "the crowd to come to rest")
+    at_rest(lambda: dump(1 << 18), "the crowd")
     found = []
     for size in (1 << 18, 4096, 40_000):
         stream = dump(size)
