@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ from workspace.results import Results
 from workspace.splat import ALLOWED
 
 ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
 MUTANTS = {
     "deaf": Mutant("deaf", ("W10",), "d", v4=3),
     "slow": Mutant("slow", ("F1", "W2"), "s"),
@@ -388,7 +390,13 @@ class Clone:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.words(*words), capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL
+            self.words(*words),
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=ENVIRONMENT,
         )
 
     @property
@@ -566,7 +574,11 @@ def test_an_interrupted_run_leaves_no_worker_and_no_half_result(
         "    time.sleep(50)\n"
     )
     process = subprocess.Popen(
-        clone.words("1"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        clone.words("1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
     )
     until = time.monotonic() + 30
     while not (clone.path / "slow").exists():

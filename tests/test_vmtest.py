@@ -315,7 +315,7 @@ def alive(word: str) -> list[int]:
 
 # In place of the guest's side: what it tells the host, and its end where a test asks for it.
 DYING = """\
-import json, os, signal
+import json, os, signal, time
 import pytest
 from workspace.worker import Recall
 
@@ -327,6 +327,8 @@ def pytest_configure(config):
 
 def at(moment):
     if moment == MOMENT and not os.path.exists("../moment"):
+        # What was said so far is on its way through another process.
+        time.sleep(0.5)
         if WHOM == "guest":
             os.killpg(os.getpgrp(), signal.SIGKILL)
         os.kill(int(os.environ["GUEST_WATCHER"]), signal.SIGKILL)

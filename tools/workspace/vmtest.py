@@ -14,12 +14,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, kconfig, kmemleak, machine, shell, storage
+from workspace import accelerator, boot, kconfig, kmemleak, machine, relay, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
@@ -28,10 +28,11 @@ from workspace.kernel import Kernel
 from workspace.machine import Machine, Record
 from workspace.progress import say
 from workspace.promises import MARKERS, Promises
+from workspace.protocol import LOOKED
 from workspace.results import Results, Test
 from workspace.settings import Paths
 from workspace.splat import ALLOWED, Exceptions
-from workspace.worker import LOOKED, ON_HOST, Recall, Rounds, drop_for_other_kernels, name_outcome
+from workspace.worker import ON_HOST, Recall, Rounds, drop_for_other_kernels, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
@@ -205,6 +206,10 @@ class Guests(Host):
         if words.get("workspace.nonce") != self.run.nonce:
             pytest.exit("a worker answered that is no guest of this run: nothing was tested.", returncode=3)
         self._names[gateway.id] = (name.rpartition(".")[2], boot.strip())
+
+    def pytest_xdist_getremotemodule(self) -> ModuleType:
+        """What runs in a guest instead of xdist's own worker, which has threads."""
+        return relay
 
     def pytest_configure_node(self, node: Any) -> None:
         """What the worker in the guest has to know."""
