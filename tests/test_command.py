@@ -154,7 +154,7 @@ def test_what_is_tethered_ends_with_us_when_we_are_killed(tmp_path: Path, how: s
     imports = "import signal; from pathlib import Path; from workspace import command"
     process, pids = working(tmp_path, f"{imports}\n{how.format(words=['sh', '-c', line])}")
     process.kill()
-    process.wait()
+    process.communicate(timeout=20)
     assert [pid for pid in pids if not gone(pid)] == []
 
 

@@ -157,7 +157,7 @@ def test_the_flavour_has_what_any_test_needs_and_the_patch() -> None:
     flavour = flavours["mutants"]
     assert flavour.options == flavours["full"].options
     assert (flavour.on_top, flavour.objects_from) == (f"vmtests/{mutants.PATCH}", "full")
-    assert [name for name, other in flavours.items() if other.on_top] == ["mutants"]
+    assert [name for name, other in flavours.items() if other.on_top] == ["mutants", "coverage"]
 
 
 def test_the_patch_is_no_part_of_the_series(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Watched:
         self.log = folder / "kmsg"
         self.shown = folder / "shown"
         self.log.touch()
-        self._end = ours
+        self._ends = ours, theirs
         self.monitor = Monitor(ours)
         self._file = self.shown.open("w")
         faulthandler.register(watch.SHOW, file=self._file)
@@ -91,8 +91,9 @@ class Watched:
         return {event["event"] for event in self.events}
 
     def close(self) -> None:
-        self._end.close()
+        self._ends[0].close()
         self._watch.join(10)
+        self._ends[1].close()
         faulthandler.unregister(watch.SHOW)
         self._file.close()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib.util
 import os
 import runpy
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from workspace.watch import SHOW
@@ -96,7 +98,10 @@ def main(words: Sequence[str]) -> None:
     faulthandler.register(SHOW, file=os.dup(sys.stderr.fileno()), all_threads=True)
     os.environ[TOLD_BY] = str(watch)
     channel = Channel(Wire(socket.socket(fileno=wire)))
-    runpy.run_module("xdist.remote", {"channel": channel}, "__channelexec__")
+    # Not as a module: pytest has to be the first to import its plugin.
+    xdist = importlib.util.find_spec("xdist")
+    assert xdist is not None and xdist.origin is not None
+    runpy.run_path(str(Path(xdist.origin).with_name("remote.py")), {"channel": channel}, "__channelexec__")
 
 
 if __name__ == "__main__":
