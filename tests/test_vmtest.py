@@ -40,7 +40,7 @@ def test_our_options_are_taken_out_and_the_rest_is_pytests() -> None:
     assert options.keep_guest
     assert options.pytest == ("-k", "ebusy", "-x", "vmtests/test_x.py")
     assert Options.parse(["-n3"]).guests == Options.parse(["--numprocesses=3"]).guests == 3
-    assert Options.parse([]).guests == 1
+    assert Options.parse([]).guests is None
 
 
 @pytest.mark.parametrize("words", [["--tx", "popen"], ["--dist=no"], ["--pdb"], ["-n", "auto"], ["-n", "0"]])
@@ -111,7 +111,7 @@ class Clone:
             "except errors.Terminated:\n"
             "    sys.exit(143)\n"
         )
-        return [sys.executable, str(self.driver), "--accel", "kvm", *words]
+        return [sys.executable, str(self.driver), "--accel", "kvm", "-n", "1", *words]
 
     def run(self, mode: str, *words: str) -> subprocess.CompletedProcess[str]:
         self.stand_in.behave(mode)

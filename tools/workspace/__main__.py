@@ -118,7 +118,8 @@ def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace,
 
 def _do_coverage(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     built = _build(paths, settings, arguments)
-    words = ["-n", str(arguments.guests), *(["--accel", arguments.accel] if arguments.accel else [])]
+    words = ["-n", str(arguments.guests)] if arguments.guests else []
+    words += ["--accel", arguments.accel] if arguments.accel else []
     return coverage.run(built.kernel, built.source, paths=paths, words=words, facts=built.facts)
 
 
@@ -232,7 +233,11 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("mutants", "coverage"):
             command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
             command.add_argument(
-                "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
+                "-n",
+                dest="guests",
+                type=vmtest.guest_count,
+                metavar="N",
+                help="guests at once (as many as the host bears)",
             )
             command.set_defaults(flavour=name)
         if name == "mutants":
@@ -266,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--worktree", action="store_true", help="the commits of linux/ instead of patches/")
         if name == "vmtest":
             command.epilog = (
-                "-n N: N guests at once; --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
+                "-n N: N guests at once (as many as the host bears); --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
                 "the guest of a failed test; --resume: leave out what has passed already with this kernel and these "
                 "tests; --junitxml PATH; -k, -x and the rest are pytest's."
             )

@@ -261,6 +261,7 @@ class Hunt(Guests):
 
     def pytest_xdist_make_scheduler(self) -> Schedule:
         """Ours, in place of xdist's."""
+        assert self.options.guests is not None
         return Schedule(self.options.guests, self.scores)
 
     def pytest_configure_node(self, node: object) -> None:
@@ -300,7 +301,7 @@ def run(
     promises: Promises,
     *,
     paths: Paths,
-    guests: int = 1,
+    guests: int | None = None,
     wanted: str | None = None,
     resume: bool = False,
     facts: Mapping[str, str] | None = None,
@@ -313,6 +314,7 @@ def run(
     """
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
+    guests = guests or vm.at_once
     started = datetime.datetime.now(datetime.UTC)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))

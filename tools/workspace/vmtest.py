@@ -51,7 +51,8 @@ def guest_count(word: str) -> int:
 class Options:
     """What the user asked for: ours taken out, the rest is pytest's."""
 
-    guests: int
+    guests: int | None
+    """At once; None: as many as the host bears."""
     junitxml: Path | None
     rounds: int
     keep_guest: bool
@@ -63,7 +64,7 @@ class Options:
     def parse(cls, words: Sequence[str]) -> Options:
         """Take our options out of ``words``; those that would lead tests out of the guests are refused."""
         parser = argparse.ArgumentParser(prog="nox -s vmtest --", add_help=False, allow_abbrev=False)
-        parser.add_argument("-n", "--numprocesses", default="1")
+        parser.add_argument("-n", "--numprocesses")
         parser.add_argument("--junitxml", "--junit-xml", type=Path)
         parser.add_argument("--until-fail", type=int, default=1)
         parser.add_argument("--keep-guest", action="store_true")
@@ -79,7 +80,7 @@ class Options:
                     "--keep-guest for a shell in the guest of a failed test."
                 )
         try:
-            guests = guest_count(known.numprocesses)
+            guests = None if known.numprocesses is None else guest_count(known.numprocesses)
         except argparse.ArgumentTypeError as error:
             raise WorkspaceError(f"-n {known.numprocesses}: {error}.") from error
         if known.until_fail < 1:
@@ -422,13 +423,14 @@ def run(
     options = Options.parse(words)
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
+    at_once = options.guests or (1 if options.keep_guest else vm.at_once)
     promises = Promises.load(paths.vmtests / "promises.toml")
     before = Path.cwd()
     exceptions = Exceptions.load(paths.vmtests / ALLOWED)
     known_options = kconfig.known_options(paths.kconfig)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
-        outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
+        outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=at_once)
         stack.callback(outcome.write, promises)
         guests = stack.enter_context(begun(vm, paths, paths.results / "consoles"))
         key = key_of(paths, kernel, vm.accelerator)
@@ -440,7 +442,7 @@ def run(
         def host(kind: type[Host]) -> Host:
             return kind(options, outcome, promises, guests, exceptions, known_options, journal, passed)
 
-        code = _sessions(host, guests, options, outcome, promises)
+        code = _sessions(host, guests, options, outcome, promises, in_guests(guests, at_once, crashes=MAX_CRASHES))
         if options.junitxml is not None:
             outcome.write(promises)
             target = before / options.junitxml
@@ -475,13 +477,18 @@ def in_guests(run: Run, guests: int, *, crashes: int) -> list[str]:
 
 
 def _sessions(
-    host_of: Callable[[type[Host]], Host], run: Run, options: Options, outcome: Results, promises: Promises
+    host_of: Callable[[type[Host]], Host],
+    run: Run,
+    options: Options,
+    outcome: Results,
+    promises: Promises,
+    guests: list[str],
 ) -> int:
     codes = []
     whole = True
     hosts: list[tuple[Host, list[str]]] = [(host_of(Boots), ["-p", "no:xdist"])]
     if outcome.task_diag:
-        hosts.append((host_of(Guests), in_guests(run, options.guests, crashes=MAX_CRASHES)))
+        hosts.append((host_of(Guests), guests))
     for host, extra in hosts:
         with tempfile.TemporaryDirectory(prefix="junit", dir=run.folder) as scratch:
             junit = Path(scratch) / "junit.xml"
