@@ -271,9 +271,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--worktree", action="store_true", help="the commits of linux/ instead of patches/")
         if name == "vmtest":
             command.epilog = (
-                "-n N: N guests at once (as many as the host bears); --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
-                "the guest of a failed test; --resume: leave out what has passed already with this kernel and these "
-                "tests; --junitxml PATH; -k, -x and the rest are pytest's."
+                "-n N: N guests at once (as many as the host bears); --accel kvm|tcg; --until-fail N: up to N rounds; "
+                "--keep-guest: a shell in the guest of a failed test; --resume: leave out what has passed already with "
+                "this kernel and these tests; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
 
