@@ -155,8 +155,8 @@ def test_the_patch_goes_on_top_of_what_the_series_makes(tmp_path: Path) -> None:
 def test_the_flavour_has_what_any_test_needs_and_the_patch() -> None:
     flavours = kconfig.flavours(ROOT / "kconfig")
     flavour = flavours["mutants"]
-    assert flavour.options == flavours["full"].options
-    assert (flavour.on_top, flavour.objects_from) == (f"vmtests/{mutants.PATCH}", "full")
+    assert flavour.options == flavours["default"].options
+    assert (flavour.on_top, flavour.objects_from) == (f"vmtests/{mutants.PATCH}", "default")
     assert [name for name, other in flavours.items() if other.on_top] == ["mutants", "coverage"]
 
 

@@ -190,9 +190,12 @@ def _parser() -> argparse.ArgumentParser:
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("--tree", type=Path, metavar="PATH", help="a git clone of your own; it is not modified")
 
-    what = argparse.ArgumentParser(add_help=False)
-    what.add_argument("--flavour", default="default", metavar="NAME", help="which kconfig/ fragments (default)")
-    what.add_argument("--worktree", action="store_true", help="build linux/ as it stands instead of patches/")
+    what, measured = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    for parent, flavour in ((what, "default"), (measured, "plain")):
+        parent.add_argument(
+            "--flavour", default=flavour, metavar="NAME", help="a kernel of kconfig/flavours.toml (%(default)s)"
+        )
+        parent.add_argument("--worktree", action="store_true", help="build linux/ as it stands instead of patches/")
 
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--accel", choices=accelerator.NAMES, help="instead of the one that boots the kernel")
@@ -208,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "bench",
             _do_bench,
-            [source, what, where],
+            [source, measured, where],
             "build, boot, and measure ways to look at many tasks",
         ),
         ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
