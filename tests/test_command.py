@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,31 @@ def test_a_signal_to_the_workspace_leaves_no_process(number: signal.Signals, cod
     process.communicate(timeout=20)
     assert process.returncode == code
     assert [pid for pid in pids if not gone(pid)] == []
+
+
+def test_a_signal_while_a_program_starts_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(subprocess.Popen[Any]):
+        def __init__(self, *words: Any, **more: Any) -> None:
+            super().__init__(*words, **more)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    started: list[int] = []
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(["sleep", "600"], cwd=tmp_path)
+    assert [pid for pid in started if not gone(pid, within=0.5)] == []
+    assert len(started) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_we_ignore_a_program_ignores() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert command.run(["sh", "-c", "kill -s HUP $$; echo lives"]).out == "lives\n"
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
