@@ -103,6 +103,8 @@ def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace,
     # A slip of the pen is not to cost a build.
     promises = Promises.load(paths.vmtests / "promises.toml")
     chosen = mutants.chosen(mutants.load(paths.vmtests, promises), only)
+    if arguments.each_section:
+        chosen = mutants.one_of_each_section(chosen, promises, series.Series.load(paths.patches).digest)
     built = _build(paths, settings, arguments)
     return hunt.run(
         built.kernel,
@@ -245,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
             command.set_defaults(flavour=name)
         if name == "mutants":
             command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
+            command.add_argument("--each-section", action="store_true", help="one of each section of the contract")
             command.add_argument("--resume", action="store_true", help="leave out those that are killed already")
         if name == "run":
             command.add_argument(
