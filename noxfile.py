@@ -69,7 +69,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutants(session: nox.Session) -> None:
-    """Switch defects on, one at a time, and see that the vmtests notice: [--only NAME[,NAME]] [-n N] [--resume]."""
+    """Switch defects on, one at a time, and see that the vmtests notice: [--only NAME,..] [--each-section] [-n N]."""
     python(session, "-m", "workspace", "mutants", *session.posargs)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,31 @@ def test_a_signal_to_the_workspace_leaves_no_process(number: signal.Signals, cod
     assert [pid for pid in pids if not gone(pid)] == []
 
 
+def test_a_signal_while_a_program_starts_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(subprocess.Popen[Any]):
+        def __init__(self, *words: Any, **more: Any) -> None:
+            super().__init__(*words, **more)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    started: list[int] = []
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(["sleep", "600"], cwd=tmp_path)
+    assert [pid for pid in started if not gone(pid, within=0.5)] == []
+    assert len(started) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_we_ignore_a_program_ignores() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert command.run(["sh", "-c", "kill -s HUP $$; echo lives"]).out == "lives\n"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_workspace_ends_with_who_started_it(number: signal.Signals, tmp_path: Path) -> None:
     # At SIGTERM nox, too, ends without a word to its children.
@@ -154,7 +180,7 @@ def test_what_is_tethered_ends_with_us_when_we_are_killed(tmp_path: Path, how: s
     imports = "import signal; from pathlib import Path; from workspace import command"
     process, pids = working(tmp_path, f"{imports}\n{how.format(words=['sh', '-c', line])}")
     process.kill()
-    process.wait()
+    process.communicate(timeout=20)
     assert [pid for pid in pids if not gone(pid)] == []
 
 

@@ -220,12 +220,13 @@ def test_a_guest_ends_with_who_watches_it(tmp_path: Path, stopped: bool) -> None
 
 def test_the_next_run_ends_what_is_left_all_the_same(tmp_path: Path) -> None:
     # Somebody ended what would have ended the guest.
-    left = subprocess.Popen(
-        ["sh", "-c", "echo; read end", "of nobody"],
-        start_new_session=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    words = ["sh", "-c", "echo; read end", "of nobody"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, start_new_session=True, stdin=pipe, stdout=pipe) as left:
+        ended_by_the_next_run(left, tmp_path)
+
+
+def ended_by_the_next_run(left: subprocess.Popen[bytes], tmp_path: Path) -> None:
     # Until a program runs, its command line may be empty.
     assert left.stdout is not None
     left.stdout.readline()

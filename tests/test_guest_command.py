@@ -36,7 +36,7 @@ machine.require_tools = lambda: None
 accelerator.choose = lambda *_, **__: "kvm"
 built = Kernel(clone / "kernel", "default", "7.3.4", "00")
 main.Paths = lambda: Paths(clone)
-main._build = lambda *_: main.Built(built, {})
+main._build = lambda *_: main.Built(built, {}, built.folder)
 sys.exit(main.main(sys.argv[2:]))
 """
 

@@ -127,22 +127,22 @@ def test_no_flavours_at_all(tmp_path: Path) -> None:
 def test_the_flavours_of_this_workspace() -> None:
     """What the vmtests rely on is asked for by name: a kernel without it is not built."""
     flavours = kconfig.flavours(Paths().kconfig)
-    default, off = ({str(option) for option in flavours[name].options.values()} for name in ("default", "off"))
+    plain, off = ({str(option) for option in flavours[name].options.values()} for name in ("plain", "off"))
     needed = "SMP USER_NS PID_NS TIME_NS IA32_EMULATION CHECKPOINT_RESTORE PROC_FS PROC_CHILDREN MEMCG USERFAULTFD"
-    assert {f"CONFIG_{name}=y" for name in needed.split()} <= default
-    assert {"CONFIG_MODULES=n", "CONFIG_SLUB_TINY=n"} <= default
-    assert default - off == {"CONFIG_TASK_DIAG=y"}
-    assert off - default == {"CONFIG_TASK_DIAG=n"}
-    assert flavours["off"].objects_from == "default"
-    for name in ("debug", "full"):
+    assert {f"CONFIG_{name}=y" for name in needed.split()} <= plain
+    assert {"CONFIG_MODULES=n", "CONFIG_SLUB_TINY=n"} <= plain
+    assert plain - off == {"CONFIG_TASK_DIAG=y"}
+    assert off - plain == {"CONFIG_TASK_DIAG=n"}
+    assert flavours["off"].objects_from == "plain"
+    for name in ("debug", "default"):
         options = {str(option) for option in flavours[name].options.values()}
-        assert default <= options, "what holds for the default kernel is tested there, too"
+        assert plain <= options, "what holds for a kernel as it is used is tested there, too"
 
 
-def test_full_and_selinux_run_every_test_between_them() -> None:
-    full, selinux = (
+def test_default_and_selinux_run_every_test_between_them() -> None:
+    smack, selinux = (
         {str(option) for option in kconfig.flavour(Paths().kconfig, name).options.values()}
-        for name in ("full", "selinux")
+        for name in ("default", "selinux")
     )
     marked = [
         mark
@@ -150,10 +150,10 @@ def test_full_and_selinux_run_every_test_between_them() -> None:
         for mark in re.findall(r"mark\.option\((.*?)\)", path.read_text())
     ]
     needed = {f"{name}=y" for mark in marked for name in re.findall(r"CONFIG_\w+", mark)}
-    assert needed - full == {"CONFIG_DEFAULT_SECURITY_SELINUX=y"}
+    assert needed - smack == {"CONFIG_DEFAULT_SECURITY_SELINUX=y"}
     assert needed - selinux == {"CONFIG_DEFAULT_SECURITY_SMACK=y"}
     # Whose say it is, is asked from the boot on.
-    assert full ^ selinux == {
+    assert smack ^ selinux == {
         "CONFIG_DEFAULT_SECURITY_SMACK=y",
         "CONFIG_DEFAULT_SECURITY_SELINUX=y",
         "CONFIG_LSM=landlock,smack",

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from stand_in import kernel
 
@@ -51,6 +53,18 @@ def test_deadlines_stretch_for_emulation_and_for_what_makes_a_kernel_slow(tmp_pa
     assert Machine(plain, "kvm").slowness == 1
     assert Machine(plain, "tcg").slowness > 2
     assert Machine(debug, "tcg").slowness == 4 * Machine(plain, "tcg").slowness
+
+
+@pytest.mark.parametrize(
+    ("processors", "gigabytes", "config", "guests"),
+    [(2, 23, "", 2), (8, 16, "", 6), (8, 16, "CONFIG_KASAN=y\n", 3), (4, 1, "", 1), (64, 512, "", 16)],
+)
+def test_as_many_guests_as_the_host_bears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int, gigabytes: int, config: str, guests: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(processors)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes << 30))
+    assert Machine(kernel(tmp_path / "kernel", config), "tcg").at_once == guests
 
 
 def test_kasan_has_more_memory_and_the_page_tables_that_it_can_boot_with(tmp_path: Path) -> None:

@@ -152,12 +152,23 @@ def test_the_patch_goes_on_top_of_what_the_series_makes(tmp_path: Path) -> None:
     room.check("apply", *only, patch, hint=how)
 
 
+def test_of_each_section_of_the_contract_there_is_one() -> None:
+    promises = Promises.load(ROOT / "vmtests/promises.toml")
+    known = mutants.load(ROOT / "vmtests", promises)
+    chosen = [mutants.one_of_each_section(known, promises, digest) for digest in ("00000000ab", "00000001ab")]
+    for found in chosen:
+        sections = [promises.by_id[mutant.breaks[0]].section for mutant in found.values()]
+        assert len(sections) == len(set(sections)) == 7
+        assert all(known[name] is mutant and mutant.ends is None and not mutant.last for name, mutant in found.items())
+    assert chosen[0].keys().isdisjoint(chosen[1])
+
+
 def test_the_flavour_has_what_any_test_needs_and_the_patch() -> None:
     flavours = kconfig.flavours(ROOT / "kconfig")
     flavour = flavours["mutants"]
-    assert flavour.options == flavours["full"].options
-    assert (flavour.on_top, flavour.objects_from) == (f"vmtests/{mutants.PATCH}", "full")
-    assert [name for name, other in flavours.items() if other.on_top] == ["mutants"]
+    assert flavour.options == flavours["default"].options
+    assert (flavour.on_top, flavour.objects_from) == (f"vmtests/{mutants.PATCH}", "default")
+    assert [name for name, other in flavours.items() if other.on_top] == ["mutants", "coverage"]
 
 
 def test_the_patch_is_no_part_of_the_series(tmp_path: Path) -> None:

@@ -10,17 +10,20 @@ pytest_plugins = ["pytester"]
 
 TESTS = """
     import pytest
+    from pathlib import Path
 
-    log = open("log", "a")
+    def note(text):
+        with open("log", "a") as log:
+            print(text, file=log)
 
     @pytest.fixture(scope="module")
     def module():
-        yield print("module", file=log, flush=True)
+        yield note("module")
 
     @pytest.fixture
     def fresh(module):
-        yield [print("set up", file=log, flush=True)]
-        print("torn down", file=log, flush=True)
+        yield [note("set up")]
+        note("torn down")
 
     def test_first(fresh):
         fresh.append(1)
@@ -28,7 +31,7 @@ TESTS = """
 
     @pytest.mark.parametrize("n", [1, 2])
     def test_second(fresh, n):
-        assert n == 1 or open("log").read().count("set up") < {limit}
+        assert n == 1 or Path("log").read_text().count("set up") < {limit}
 """
 
 

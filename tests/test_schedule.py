@@ -34,6 +34,14 @@ class Known:
     sick: bool = False
     times: dict[str, float] = field(default_factory=lambda: {"a": 3, "b": 1, "c": 2})
     expected: dict[str, int] = field(default_factory=dict)
+    timed_tests: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+
+    def timed(self, test: str) -> bool:
+        return test in self.timed_tests
+
+    def wanted(self) -> list[str]:
+        return self.asked
 
     def settled(self, mutant: str) -> bool:
         return mutant in self.dead
@@ -108,6 +116,32 @@ def test_a_test_that_fails_without_a_mutant_ends_the_run(known: Known) -> None:
     assert finish(schedule, node, known) == ["a[none]", "b[none]", "c[none]"]
     assert node.shutting_down
     assert schedule.tests_finished
+
+
+def test_a_test_whose_time_is_known_is_run_without_a_mutant_only_if_it_is_asked_for(known: Known) -> None:
+    known.timed_tests = {"b", "c"}
+    schedule, (node,) = begun(known)
+    assert known.expected["none"] == 1
+    # b has failed with m.
+    known.asked = ["b"]
+    known.dead.add("m")
+    # What comes last is asked of the guest in any case, whose last test may fail as well.
+    assert finish(schedule, node, known) == ["a[none]", "b[none]", "b[n]", "c[n]", "c[none]"]
+    assert schedule.tests_finished and not schedule.has_pending
+
+
+def test_what_is_asked_for_is_left_to_a_guest_that_comes_later(known: Known) -> None:
+    known.timed_tests = {"a", "b", "c"}
+    schedule, (node,) = begun(known)
+    known.dead |= {"m", "n"}
+    known.asked = ["b"]
+    assert schedule.remove_node(node) == "b[m]"
+    assert schedule.has_pending and not schedule.tests_finished
+    fresh = Node()
+    schedule.add_node(fresh)
+    schedule.add_node_collection(fresh, COLLECTION)
+    schedule.schedule()
+    assert finish(schedule, fresh, known) == ["b[none]"]
 
 
 def test_two_guests_have_a_mutant_each(known: Known) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 import datetime
+import faulthandler
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -14,10 +15,9 @@ from typing import Any, cast
 
 import pytest
 
-from workspace import kmemleak, worker
+from workspace import kmemleak, watch, worker
 from workspace.splat import NONE, Allowed, Exceptions, TaintedError
 from workspace.worker import (
-    Link,
     Log,
     Monitor,
     TimedOutError,
@@ -68,94 +68,104 @@ def test_a_guest_has_to_run_the_kernel_that_was_built(tmp_path: Path, monkeypatc
     )
 
 
-class Lines:
-    """What a monitor says, on the link and in the kernel's log; ``close`` ends it."""
+class Watched:
+    """This process, watched by a thread of its own; what that says, and where it says that we are."""
 
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.marks: list[str] = []
-        self.close = False
+    def __init__(self, folder: Path) -> None:
+        ours, theirs = socket.socketpair()
+        self.events: list[dict[str, object]] = []
+        self.log = folder / "kmsg"
+        self.shown = folder / "shown"
+        self.log.touch()
+        self._ends = ours, theirs
+        self.monitor = Monitor(ours)
+        self._file = self.shown.open("w")
+        faulthandler.register(watch.SHOW, file=self._file)
+        self._watch = watch.Watch(theirs, os.getpid(), lambda: cast("watch.Link", self), self.log)
+        self._watch.start()
 
-    def say(self, event: str, **_facts: object) -> None:
-        if self.close:
-            sys.exit()
+    def say(self, **event: object) -> None:
         self.events.append(event)
 
-    def mark(self, text: str) -> None:
-        self.marks.append(text)
+    def kinds(self) -> set[object]:
+        return {event["event"] for event in self.events}
+
+    def close(self) -> None:
+        self._ends[0].close()
+        self._watch.join(10)
+        self._ends[1].close()
+        faulthandler.unregister(watch.SHOW)
+        self._file.close()
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
-    """Make a monitor's moments short."""
-    monkeypatch.setattr(worker, "BEAT", 0.02)
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """Make a watch's moments short."""
+    monkeypatch.setattr(watch, "BEAT", 0.02)
+    monkeypatch.setattr(watch, "SHOWN", 0.1)
     monkeypatch.setattr(worker, "GRACE", 0.2)
-    before = signal.getsignal(worker._TOLD)
-    lines = Lines()
-    yield lines
-    lines.close = True
-    signal.signal(worker._TOLD, before)
+    before = signal.getsignal(watch.TOLD)
+    watched = Watched(tmp_path)
+    yield watched
+    watched.close()
+    signal.signal(watch.TOLD, before)
 
 
-class Ending(Monitor):
-    """A monitor that ends with its test."""
-
-    def run(self) -> None:
-        with contextlib.suppress(SystemExit):
-            super().run()
-
-
-def monitor(lines: Lines) -> Monitor:
-    made = Ending(cast("Link", lines), cast("Log", lines))
-    made.start()
-    return made
-
-
-def test_each_test_is_told_of_its_deadline_once(lines: Lines) -> None:
-    watching = monitor(lines)
+def test_each_test_is_told_of_its_deadline_once(watched: Watched) -> None:
     for name in ("t", "u"):
-        watching.arm(name, 0.1, 100)
+        watched.monitor.arm(name, 0.1, 100)
         with pytest.raises(TimedOutError, match=r"within its deadline of 0\.1 s"):
             time.sleep(5)
         # Cleaning up may take its time.
         time.sleep(0.2)
-        watching.disarm()
-    assert set(lines.events) == {"alive"}
-    assert len(lines.events) > 2
+        watched.monitor.disarm()
+    assert watched.kinds() == {"alive"}
+    assert len(watched.events) > 2
 
 
-def test_a_test_in_time_is_not_told(lines: Lines) -> None:
-    watching = monitor(lines)
-    watching.arm("t", 0.1, 100)
-    watching.disarm()
+def test_a_test_in_time_is_not_told(watched: Watched) -> None:
+    watched.monitor.arm("t", 0.1, 100)
+    watched.monitor.disarm()
     time.sleep(0.3)
 
 
-def test_a_signal_that_comes_late_does_not_end_the_next_phase(lines: Lines) -> None:
+def test_nothing_is_said_before_the_first_word_and_every_word_is_handed_on(watched: Watched) -> None:
+    time.sleep(0.1)
+    assert watched.events == []
+    watched.monitor.say("test", test="t")
+    watched.monitor.say("kept", test="t")
+    end = time.monotonic() + 10
+    while len(watched.events) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    said = [event for event in watched.events if event["event"] != "alive"]
+    assert said == [{"event": "test", "test": "t"}, {"event": "kept", "test": "t"}]
+
+
+def test_a_signal_that_comes_late_does_not_end_the_next_phase(watched: Watched) -> None:
     """It was sent for the phase before, and is delivered only now."""
-    watching = Monitor(cast("Link", lines), cast("Log", lines))
-    watching.arm("t", 100, 1)
-    signal.raise_signal(worker._TOLD)
-    watching.arm("t", 0, 1)
+    watched.monitor.arm("t", 100, 1)
+    signal.raise_signal(watch.TOLD)
+    watched.monitor.arm("t", 0, 100)
     with pytest.raises(TimedOutError):
-        signal.raise_signal(worker._TOLD)
-    watching.disarm()
+        time.sleep(5)
+    watched.monitor.disarm()
 
 
-def test_a_guest_is_given_up_whose_test_does_not_end(lines: Lines) -> None:
-    watching = monitor(lines)
-    watching.arm("t", 0.05, 1)
+def test_a_guest_is_given_up_whose_test_does_not_end(watched: Watched) -> None:
+    watched.monitor.arm("t", 0.05, 1)
     told = 0
     end = time.monotonic() + 20
-    while "stuck" not in lines.events:
+    while "stuck" not in watched.kinds():
         assert time.monotonic() < end
         try:
             time.sleep(0.02)
         except TimedOutError:
             told += 1
-    watching.disarm()
+    watched.monitor.disarm()
     assert told == 1
-    assert any("stuck at" in mark and "test_worker.py" in mark for mark in lines.marks)
+    assert watched.events[-1] == {"event": "stuck", "test": "t"}
+    assert "test_worker.py" in watched.shown.read_text()
+    assert "vmtest: stuck in [<0>] " in watched.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -301,17 +311,17 @@ XY = ["CONFIG_X", "CONFIG_Y"]
 class Leaking(worker.Worker):
     """A guest's side, of which only the look for leaks is asked."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, monitor: Monitor) -> None:
         self._outside = None
         self._leaks = True
         self._looked = time.monotonic()
         self._slowness = 1.0
-        self._monitor = Monitor(cast("Link", lines), cast("Log", lines))
+        self._monitor = monitor
         self._log = cast("Log", SimpleNamespace(check=lambda: None))
 
 
 @pytest.mark.parametrize("found", ["", "unreferenced object 0xffff888007c3a140 (size 64):"])
-def test_leaks_are_looked_for_every_few_minutes(lines: Lines, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+def test_leaks_are_looked_for_every_few_minutes(watched: Watched, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
     looks: list[float] = []
 
     def leaks() -> str:
@@ -319,7 +329,7 @@ def test_leaks_are_looked_for_every_few_minutes(lines: Lines, monkeypatch: pytes
         return found
 
     monkeypatch.setattr(kmemleak, "leaks", leaks)
-    guest = Leaking(lines)
+    guest = Leaking(watched.monitor)
     item: Any = SimpleNamespace(nodeid="t", get_closest_marker=lambda _name: None, user_properties=[])
 
     def tear_down() -> None:

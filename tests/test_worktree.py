@@ -192,7 +192,8 @@ def test_edit_and_export_are_inverse_to_the_byte(
 
 def test_the_configuration_of_the_worktree_decides_nothing_either(paths: Paths, developed: Repository) -> None:
     before = patches(paths)
-    (developed.path / ".git/config").open("a").write(HOSTILE.format(home=developed.path / ".git"))
+    with (developed.path / ".git/config").open("a") as config:
+        config.write(HOSTILE.format(home=developed.path / ".git"))
     (developed.path / ".git/info/attributes").write_text("*.c -diff\n")
     shutil.rmtree(paths.patches)
     worktree.export(paths, SETTINGS)

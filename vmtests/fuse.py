@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import struct
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vmtests import syscalls
+from vmtests.credentials import fork
 
 # linux/fuse.h
 _GETATTR, _OPEN, _READ, _WRITE, _RELEASE, _FLUSH, _INIT, _FORGET = 3, 14, 15, 16, 18, 25, 26, 2
@@ -22,22 +23,26 @@ _WRITE_MOST = 4096
 class FuseFile:
     """A file of ``size`` bytes ``x`` at ``path``, which exists; whoever writes waits until release().
 
-    So does whoever reads, unless the server ``answers``. Processes of the test's own must not touch memory that is
-    mapped from it: the server is a thread of theirs.
+    So does whoever reads, unless the server ``answers``. The server is a process of its own.
     """
 
     def __init__(self, path: Path, size: int, *, answers: bool = True) -> None:
         """Mount nothing yet."""
         self.path, self._size, self._answers = path, size, answers
-        self._released = threading.Event()
+        self._released = False
         self._held: list[tuple[int, bytes]] = []
-        self._device = -1
-        self._server = threading.Thread(target=self._serve)
+        self._device = self._told = self._tell = -1
+        self._server = 0
 
     def __enter__(self) -> Self:
+        self._told, self._tell = os.pipe()
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        syscalls.mount_at("fuse", str(self.path), f"fd={self._device},rootmode={_MODE:o},user_id=0,group_id=0")
-        self._server.start()
+        try:
+            syscalls.mount_at("fuse", str(self.path), f"fd={self._device},rootmode={_MODE:o},user_id=0,group_id=0")
+            self._server = fork(self._serve)
+        finally:
+            os.close(self._device)
+            os.close(self._told)
         return self
 
     def __exit__(
@@ -45,17 +50,28 @@ class FuseFile:
     ) -> None:
         # Whoever waits for an answer gets an error, and the server sees its device go.
         syscalls.umount(str(self.path))
-        self._server.join()
-        os.close(self._device)
+        os.close(self._tell)
+        _, status = os.waitpid(self._server, 0)
+        assert status == 0, f"the server of {self.path} has failed"
 
     def release(self) -> None:
         """Answer the writes that wait, and those that come."""
-        self._released.set()
-        while self._held:
-            self._reply(*self._held.pop())
+        os.write(self._tell, b"x")
 
     def _serve(self) -> None:
+        os.close(self._tell)
+        poll = select.poll()
+        for descriptor in (self._device, self._told):
+            poll.register(descriptor, select.POLLIN)
         while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._told in ready:
+                poll.unregister(self._told)
+                self._released = bool(os.read(self._told, 1))
+                while self._released and self._held:
+                    self._reply(*self._held.pop())
+            if self._device not in ready:
+                continue
             try:
                 request = os.read(self._device, _WRITE_MOST + 4096)
             except OSError as error:
@@ -87,13 +103,10 @@ class FuseFile:
             self._reply(unique, b"", error=errno.ENOSYS)
 
     def _reply_late(self, unique: int, body: bytes, *, wait: bool) -> None:
-        if wait and not self._released.is_set():
+        if wait and not self._released:
             self._held.append((unique, body))
-            # Nobody looks at it again if release() came between the two.
-            if not self._released.is_set():
-                return
-            self._held.remove((unique, body))
-        self._reply(unique, body)
+        else:
+            self._reply(unique, body)
 
     def _reply(self, unique: int, body: bytes, *, error: int = 0) -> None:
         # Whoever asked may be gone: then nobody waits for the answer.

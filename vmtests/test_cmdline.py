@@ -353,6 +353,25 @@ def test_who_goes_between_two_pieces_leaves_the_command_line_unfinished(
     assert not rest or line(rest, last) == (in_proc(world, last), False)
 
 
+@pytest.mark.promise("C3")
+@pytest.mark.parametrize("strategy", [ONE, ALL])
+def test_who_exits_between_two_pieces_and_stays_has_an_unfinished_command_line(
+    world: PidNamespace, task_diag: int, strategy: int
+) -> None:
+    """A zombie has no memory: what is left cannot be had, and is marked as cut; the other groups come."""
+    pid = world.sleeping()
+    number = world.number(pid)
+    before = in_proc(world, number)
+    target, start = (number, 0) if strategy == ONE else (0, number)
+    raw.ask(task_diag, Request(strategy=strategy, pid=target, show=raw.SHOW_ALL, start=start))
+    stream = raw.read(task_diag, raw.size_of(0, 1, 4) + 4 + 16)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    stream += b"".join(raw.drain(task_diag))
+    assert line(stream, number) == (before[:16], True)
+    assert list(pieces.payloads(stream)[number]) == raw.KINDS
+
+
 @pytest.mark.promise("N4", "C3")
 @pytest.mark.parametrize("hidepid", [pytest.param("1", marks=CORE), "2", "4"])
 def test_who_may_not_be_read_any_more_shows_nothing_of_the_rest(world: PidNamespace, gate: Gate, hidepid: str) -> None:

@@ -247,6 +247,31 @@ def test_a_privileged_reader_is_not_shown_itself_through_an_unprivileged_openers
         os.close(fd)
 
 
+@pytest.mark.promise("N2", "N4")
+@pytest.mark.parametrize("hidepid", ["1", "2", "4"])
+@pytest.mark.parametrize(
+    "reader",
+    [
+        pytest.param(Credentials(uid=1000, gid=1000, dumpable=False), id="not dumpable"),
+        pytest.param(Credentials(uid=1000, gid=1000, capabilities=1 << 12), id="more capabilities"),
+    ],
+)
+def test_a_reader_of_the_openers_uid_is_not_shown_itself_either(reader: Credentials, hidepid: str) -> None:
+    """The opener may not look at it, for another reason than its ids."""
+
+    def look() -> tuple[bool | None, int]:
+        raw.ask(fd, Request(strategy=ONE, pid=os.getpid()))
+        with pytest.raises(OSError) as caught:
+            raw.read(fd, 4096)
+        return seen(fd).get(os.getpid()), caught.value.errno or 0
+
+    with Procfs(hidepid=hidepid) as procfs:
+        fd = handed_over(ALICE, procfs.open)
+        told = run_as(reader, look)
+        assert told == ((False, errno.EPERM) if hidepid == "1" else (None, errno.ESRCH))
+        os.close(fd)
+
+
 @pytest.mark.promise("N2", "N3", "N4")
 @pytest.mark.core
 @pytest.mark.parametrize("hidepid", ["1", "2", "4"])

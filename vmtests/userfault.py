@@ -7,17 +7,22 @@ import fcntl
 import mmap
 import os
 import select
+import signal
+import socket
 import struct
-import threading
+from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Self
 
 from vmtests import raw, syscalls
+from vmtests.credentials import fork, report
 
 # linux/userfaultfd.h
 _NEW = 0xAA00
 _API, _REGISTER, _ZEROPAGE = 0xC018_AA3F, 0xC020_AA00, 0xC020_AA04
 _MODE_MISSING = 1
+
+_RANGE = struct.Struct("=2Q")  # where memory begins that is held, and its size
 
 
 def hold_faults(address: int, size: int) -> int:
@@ -33,60 +38,70 @@ def hold_faults(address: int, size: int) -> int:
 
 
 class HeldRead:
-    """A thread that reads into memory whose first touch behind ``good`` bytes waits until release().
-
-    The thread is of the test's own process, since the memory is.
-    """
+    """A process that reads into memory whose first touch behind ``good`` bytes waits until release()."""
 
     def __init__(self, fd: int, *, good: int = 0, size: int = 65536) -> None:
         """Prepare to read ``size`` bytes from ``fd``."""
-        pages = -(-good // mmap.PAGESIZE)
-        held = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(-1, pages * mmap.PAGESIZE + held, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._edge = raw.address_of(self._memory) + pages * mmap.PAGESIZE
-        self._held = held
-        self._start = self._edge - good
-        self._faults = hold_faults(self._edge, held)
+        self._fd, self._good, self._size = fd, good, size
         self._released = False
-        self._result: bytes | OSError | None = None
-        self._thread = threading.Thread(target=self._read, args=(fd, size))
+        self._reader = self._faults = -1
+        self._range = (0, 0)
+        self._pipe: Connection
+        self._outcome: tuple[bool, object] | None = None
 
     def __enter__(self) -> Self:
         """Start the read; return when it waits on the memory."""
-        self._thread.start()
-        try:
-            while not select.select([self._faults], [], [], 1.0)[0]:
-                assert self._thread.is_alive(), f"read() ended without touching the buffer: {self._result!r}"
-        except BaseException:
-            # Whatever the read waits for, nobody else will let it go on.
-            self.release()
-            raise
+        ours, theirs = socket.socketpair()
+        self._pipe, told = Pipe(duplex=False)
+        self._reader = fork(lambda: self._read(theirs, told))
+        theirs.close()
+        told.close()
+        with ours:
+            where, (self._faults,), _, _ = socket.recv_fds(ours, _RANGE.size, 1)
+        self._range = _RANGE.unpack(where)
+        if select.select([self._faults, self._pipe.fileno()], [], [])[0] != [self._faults]:
+            self.__exit__(None, None, None)
+            raise AssertionError(f"read() ended without touching the buffer: {self._outcome!r}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
-        self._thread.join()
-        os.close(self._faults)
+        try:
+            if kind is None:
+                self.release()
+                self._end()
+        finally:
+            os.kill(self._reader, signal.SIGKILL)
+            os.waitpid(self._reader, 0)
+            os.close(self._faults)
+            self._pipe.close()
 
     def release(self) -> None:
         """Let the read go on."""
         if not self._released:
             self._released = True
-            fcntl.ioctl(self._faults, _ZEROPAGE, struct.pack("=4Q", self._edge, self._held, 0, 0))
+            fcntl.ioctl(self._faults, _ZEROPAGE, struct.pack("=4Q", *self._range, 0, 0))
 
     def result(self) -> bytes:
         """Wait for the end of the read; return what it gave, or raise its error."""
-        self._thread.join()
-        if isinstance(self._result, OSError):
-            raise self._result
-        assert self._result is not None
-        return self._result
+        self._end()
+        assert self._outcome is not None
+        good, found = self._outcome
+        if isinstance(found, BaseException):
+            raise found
+        assert good and isinstance(found, bytes)
+        return found
 
-    def _read(self, fd: int, size: int) -> None:
-        try:
-            count = syscalls.read(fd, self._start, size)
-            self._result = ctypes.string_at(self._start, count)
-        except OSError as error:
-            self._result = error
+    def _end(self) -> None:
+        if self._outcome is None:
+            self._outcome = self._pipe.recv()
+
+    def _read(self, end: socket.socket, told: Connection) -> None:
+        pages = -(-self._good // mmap.PAGESIZE)
+        held = -(-self._size // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(-1, pages * mmap.PAGESIZE + held, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        edge = raw.address_of(memory) + pages * mmap.PAGESIZE
+        socket.send_fds(end, [_RANGE.pack(edge, held)], [hold_faults(edge, held)])
+        start = edge - self._good
+        report(told, lambda: ctypes.string_at(start, syscalls.read(self._fd, start, self._size)))

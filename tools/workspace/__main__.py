@@ -103,6 +103,8 @@ def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace,
     # A slip of the pen is not to cost a build.
     promises = Promises.load(paths.vmtests / "promises.toml")
     chosen = mutants.chosen(mutants.load(paths.vmtests, promises), only)
+    if arguments.each_section:
+        chosen = mutants.one_of_each_section(chosen, promises, series.Series.load(paths.patches).digest)
     built = _build(paths, settings, arguments)
     return hunt.run(
         built.kernel,
@@ -118,7 +120,8 @@ def _do_mutants(paths: Paths, settings: Settings, arguments: argparse.Namespace,
 
 def _do_coverage(paths: Paths, settings: Settings, arguments: argparse.Namespace, _rest: Sequence[str]) -> int:
     built = _build(paths, settings, arguments)
-    words = ["-n", str(arguments.guests), *(["--accel", arguments.accel] if arguments.accel else [])]
+    words = ["-n", str(arguments.guests)] if arguments.guests else []
+    words += ["--accel", arguments.accel] if arguments.accel else []
     return coverage.run(built.kernel, built.source, paths=paths, words=words, facts=built.facts)
 
 
@@ -189,9 +192,12 @@ def _parser() -> argparse.ArgumentParser:
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("--tree", type=Path, metavar="PATH", help="a git clone of your own; it is not modified")
 
-    what = argparse.ArgumentParser(add_help=False)
-    what.add_argument("--flavour", default="default", metavar="NAME", help="which kconfig/ fragments (default)")
-    what.add_argument("--worktree", action="store_true", help="build linux/ as it stands instead of patches/")
+    what, measured = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    for parent, flavour in ((what, "default"), (measured, "plain")):
+        parent.add_argument(
+            "--flavour", default=flavour, metavar="NAME", help="a kernel of kconfig/flavours.toml (%(default)s)"
+        )
+        parent.add_argument("--worktree", action="store_true", help="build linux/ as it stands instead of patches/")
 
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--accel", choices=accelerator.NAMES, help="instead of the one that boots the kernel")
@@ -207,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "bench",
             _do_bench,
-            [source, what, where],
+            [source, measured, where],
             "build, boot, and measure ways to look at many tasks",
         ),
         ("mutants", _do_mutants, [source, where], "build with the mutants, and see which the tests kill"),
@@ -232,11 +238,16 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("mutants", "coverage"):
             command.add_argument("--worktree", action="store_true", help="on linux/ as it stands instead of patches/")
             command.add_argument(
-                "-n", dest="guests", type=vmtest.guest_count, default=1, metavar="N", help="guests at once"
+                "-n",
+                dest="guests",
+                type=vmtest.guest_count,
+                metavar="N",
+                help="guests at once (as many as the host bears)",
             )
             command.set_defaults(flavour=name)
         if name == "mutants":
             command.add_argument("--only", action="append", default=[], metavar="NAME[,NAME]", help="not all of them")
+            command.add_argument("--each-section", action="store_true", help="one of each section of the contract")
             command.add_argument("--resume", action="store_true", help="leave out those that are killed already")
         if name == "run":
             command.add_argument(
@@ -266,9 +277,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--worktree", action="store_true", help="the commits of linux/ instead of patches/")
         if name == "vmtest":
             command.epilog = (
-                "-n N: N guests at once; --accel kvm|tcg; --until-fail N: up to N rounds; --keep-guest: a shell in "
-                "the guest of a failed test; --resume: leave out what has passed already with this kernel and these "
-                "tests; --junitxml PATH; -k, -x and the rest are pytest's."
+                "-n N: N guests at once (as many as the host bears); --accel kvm|tcg; --until-fail N: up to N rounds; "
+                "--keep-guest: a shell in the guest of a failed test; --resume: leave out what has passed already with "
+                "this kernel and these tests; --junitxml PATH; -k, -x and the rest are pytest's."
             )
     return parser
 

@@ -151,7 +151,7 @@ def _options(bench: Bench, toolchain: Toolchain) -> dict[str, Option]:
     folder = bench.paths.kconfig
     if not toolchain.small:
         # With the security modules, which have files of the series, too.
-        return dict(kconfig.flavour(folder, "full").options)
+        return dict(kconfig.flavour(folder, "default").options)
     fragments = (folder / "small.config", folder / "labels.config", folder / "task_diag.config")
     return {option.name: option for path in fragments for option in kconfig.read_fragment(path)}
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,30 +93,61 @@ def started(
                 stack.callback(os.close, descriptor)
             descriptors = (theirs,)
             words = [sys.executable, "-I", "-S", tether.__file__, str(theirs), *words]
+        process: subprocess.Popen[Any] | None = None
         try:
-            process = subprocess.Popen(
-                words,
-                cwd=cwd,
-                env=None if env is None else dict(env),
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                text=text,
-                errors="replace" if text else None,
-                start_new_session=True,
-                pass_fds=descriptors,
-            )
-        except FileNotFoundError as error:
-            raise _not_found(words[0] if error.filename in (None, words[0]) else str(error.filename)) from error
+            with _not_ended():
+                process = subprocess.Popen(
+                    words,
+                    cwd=cwd,
+                    env=None if env is None else dict(env),
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    text=text,
+                    errors="replace" if text else None,
+                    start_new_session=True,
+                    pass_fds=descriptors,
+                )
+        except BaseException as error:
+            if process is not None:
+                _end(process)
+            if isinstance(error, FileNotFoundError):
+                missing = words[0] if error.filename in (None, words[0]) else str(error.filename)
+                raise _not_found(missing) from error
+            raise
         try:
             yield process
         finally:
-            if process.poll() is None:
-                end_group(process)
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        end_group(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+@contextlib.contextmanager
+def _not_ended() -> Iterator[None]:
+    """In the block a program may run that nobody knows of yet: what is to end us comes after it."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # What is ignored, or ends us without a word, stays so: the program inherits the one.
+            if callable(handler := signal.getsignal(number)):
+                before[number] = handler
+                signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def _not_found(missing: str) -> WorkspaceError:

@@ -99,13 +99,13 @@ class Report:
             yield f"{ran} of {total} {name} reached ({100 * ran / max(total, 1):.1f} %)"
         for line in self.unexplained:
             yield (
-                f"{line.file}:{line.number}: not reached, in {line.place.function}(): {line.place.code}; "
-                f"test it, or say why not in vmtests/{UNREACHED}"
+                f"{line.file}:{line.number}: no test reaches `{line.place.code}` in {line.place.function}(): "
+                f"write one, or say why not in vmtests/{UNREACHED}"
             )
         for place in self.stale:
             yield (
-                f"vmtests/{UNREACHED} has a reason for {place.function}(): {place.code}, which is reached, or gone: "
-                "take it out"
+                f"vmtests/{UNREACHED} has a reason for `{place.code}` in {place.function}(), which is reached, "
+                "or gone: take it out"
             )
 
     def data(self) -> dict[str, object]:

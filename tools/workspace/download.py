@@ -86,6 +86,7 @@ def _fetch(url: str, part: Path, start: int) -> bool:
     try:
         answer = urllib.request.urlopen(request, timeout=STALL)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             part.unlink()
             return _fetch(url, part, 0)

@@ -26,9 +26,7 @@ from workspace.deadline import Deadline
 from workspace.errors import WorkspaceError, says_no_room
 from workspace.kernel import Kernel
 from workspace.machine import Machine, powered, require_tools
-
-LINK = "workspace.link"  # the virtio port on which the guest says where it is, one JSON object a line
-SHELL = "workspace.shell"  # the virtio port on which a kept guest serves a shell
+from workspace.protocol import LINK, PORTS, SHELL
 
 # Seconds on the hardware; Machine.slowness stretches them.
 BOOT = 30.0  # until user space is reached, and again until pytest is ready
@@ -170,7 +168,7 @@ def inside(folder: Path, root: Path, lines: Sequence[str]) -> str:
 
 
 def _worker(run: Run, folder: Path, arguments: Sequence[str]) -> str:
-    port = f"/dev/virtio-ports/{LINK}"
+    port = PORTS / LINK
     return inside(
         folder,
         run.root,

@@ -44,6 +44,8 @@ class Scores:
     results: Results
     told: Callable[[str], None] = say
     journal: Journal | None = None
+    times: dict[str, float] = field(default_factory=dict)
+    """Seconds of each test in an earlier run."""
     _expected: dict[str, int] = field(default_factory=dict)
     _ended: dict[str, list[str]] = field(default_factory=dict)
     _killers: dict[str, list[str]] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class Scores:
     _unexpected: dict[str, list[str]] = field(default_factory=dict)
     _left: set[str] = field(default_factory=set)
     _remembered: set[str] = field(default_factory=set)
+    # Mutants with which a test failed of which nobody knows yet whether it passes without: (test, why).
+    _suspects: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def recall(self) -> dict[str, Test]:
         """Take in what the journal has of earlier runs; give the tests without a mutant that need not run again.
@@ -88,8 +92,8 @@ class Scores:
         if test not in ended and (report.failed or report.when == "teardown"):
             ended.append(test)
         if mutant == NONE:
-            if self.journal is not None and (report.failed or report.when == "teardown"):
-                self.journal.add(test=test, result=asdict(self._plain(test)))
+            if report.failed or report.when == "teardown":
+                self._add_plain(test)
             if report.when == "teardown" and len(ended) == self._expected.get(NONE) and self.healthy():
                 seconds = sum(self.seconds(name) for name in ended)
                 self.told(f"{len(ended)} tests pass without a mutant, in {seconds:.0f} s.")
@@ -97,10 +101,9 @@ class Scores:
         if report.failed and self._holds(test, mutant):
             outcome = str(dict(report.user_properties).get("outcome", "failed"))
             if self.mutants[mutant].killed_by(outcome):
-                self._killers[mutant] = [test]
-                self._why[mutant] = _why(report)
-                self._note(mutant, test)
-                self._tell(mutant, f"killed by {self._killed_by(mutant)}")
+                self._suspects[mutant] = test, _why(report)
+                if self._known(test):
+                    self._kill(test)
             else:
                 before = self._unexpected.setdefault(mutant, [])
                 before.append(f"{_short(test)} ({outcome})")
@@ -109,6 +112,25 @@ class Scores:
                 self._tell(mutant, f"{how}: {before[-1]}")
         elif report.when == "teardown" and len(ended) == self._expected.get(mutant):
             self._tell(mutant, f"SURVIVED {len(ended)} tests")
+
+    def _add_plain(self, test: str) -> None:
+        if self.journal is not None:
+            self.journal.add(test=test, result=asdict(self._plain(test)))
+        if self._plain(test).outcome in GREEN:
+            self._kill(test)
+
+    def _kill(self, killer: str) -> None:
+        """The mutants with which the test failed, which passes without, are dead."""
+        for mutant, (test, why) in [*self._suspects.items()]:
+            if test == killer:
+                del self._suspects[mutant]
+                self._killers[mutant] = [test]
+                self._why[mutant] = why
+                self._note(mutant, test)
+                self._tell(mutant, f"killed by {self._killed_by(mutant)}")
+
+    def _known(self, test: str) -> bool:
+        return join(test, NONE) in self.results.tests
 
     def _note(self, mutant: str, killer: str) -> None:
         if self.journal is not None:
@@ -128,8 +150,10 @@ class Scores:
         self.told(f"{decided:4}/{len(self.mutants)}  {mutant}: {sentence}")
 
     def _holds(self, test: str, mutant: str) -> bool:
-        # A test that took its guest down could not report its promises: they are known from before.
-        return not {*self.mutants[mutant].breaks}.isdisjoint(self._plain(test).promises)
+        # A test that took its guest down could not report its promises. If they are not known from before, it is one
+        # of the mutant's all the same: no others are given out.
+        found = self.results.tests[join(test, mutant)].promises or self._plain(test).promises
+        return not found or not {*self.mutants[mutant].breaks}.isdisjoint(found)
 
     def _plain(self, test: str) -> Test:
         return self.results.tests.get(join(test, NONE), Test())
@@ -140,12 +164,23 @@ class Scores:
 
     def settled(self, mutant: str) -> bool:
         """Whether no more tests are to be tried on the mutant: it is killed, or one ended as nobody expects."""
-        return self.killed(mutant) or mutant in self._left
+        return self.killed(mutant) or mutant in self._left or mutant in self._suspects
+
+    def wanted(self) -> list[str]:
+        """The tests that are to be run without a mutant, since they failed with one."""
+        return [test for test, _ in self._suspects.values() if not self._known(test)]
+
+    def timed(self, test: str) -> bool:
+        """Whether it is known how long the test takes."""
+        return self._known(test) or test in self.times
 
     def again(self) -> dict[str, Mutant]:
         """The mutants that were left; what their tests did, and those without a mutant, is to be learned anew."""
         again = {name: mutant for name, mutant in self.mutants.items() if name in self._left}
         self._left.clear()
+        for name, test in self.results.tests.items():
+            if split(name)[1] == NONE:
+                self.times[split(name)[0]] = test.seconds
         for name in (NONE, *again):
             self._ended.pop(name, None)
         for name in [*self.results.tests]:
@@ -173,7 +208,7 @@ class Scores:
 
     def seconds(self, test: str) -> float:
         """How long a test took without a mutant."""
-        return self._plain(test).seconds
+        return self._plain(test).seconds if self._known(test) else self.times.get(test, 0.0)
 
     def expect(self, mutant: str, tests: int) -> None:
         """So many tests hold the mutant's promises; or, without a mutant, any."""
@@ -192,7 +227,10 @@ class Scores:
             for name in self.mutants
             if not self.killed(name)
             and (
-                name in self._left or not self._expected or len(self._ended.get(name, ())) < self._expected.get(name, 0)
+                name in self._left
+                or name in self._suspects
+                or not self._expected
+                or len(self._ended.get(name, ())) < self._expected.get(name, 0)
             )
         ]
 
@@ -261,6 +299,7 @@ class Hunt(Guests):
 
     def pytest_xdist_make_scheduler(self) -> Schedule:
         """Ours, in place of xdist's."""
+        assert self.options.guests is not None
         return Schedule(self.options.guests, self.scores)
 
     def pytest_configure_node(self, node: object) -> None:
@@ -300,7 +339,7 @@ def run(
     promises: Promises,
     *,
     paths: Paths,
-    guests: int = 1,
+    guests: int | None = None,
     wanted: str | None = None,
     resume: bool = False,
     facts: Mapping[str, str] | None = None,
@@ -313,6 +352,7 @@ def run(
     """
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=wanted))
+    guests = guests or vm.at_once
     started = datetime.datetime.now(datetime.UTC)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
@@ -321,7 +361,7 @@ def run(
         (paths.results / FILE).unlink(missing_ok=True)
         folder.mkdir(parents=True)
         journal = Journal.opened(paths.journals / "mutants.jsonl", key_of(paths, kernel, vm.accelerator))
-        scores = Scores(chosen, Results(folder, {}, kernel.options), journal=journal)
+        scores = Scores(chosen, Results(folder, {}, kernel.options), journal=journal, times=_times(paths))
         passed = scores.recall() if resume else {}
         guest_run = stack.enter_context(vmtest.begun(vm, paths, folder))
         options = Options(guests=guests, junitxml=None, rounds=1, keep_guest=False, accelerator=wanted, pytest=())
@@ -349,7 +389,7 @@ def run(
             say(f"{len(chosen) - len(left)} of {len(chosen)} mutants are killed already.")
         code = 0
         if left:
-            say(f"Mutants: {len(left)}, in {guests} {'guest' if guests == 1 else 'guests'}; first without any.")
+            say(f"Mutants: {len(left)}, in {guests} {'guest' if guests == 1 else 'guests'}.")
             code = tried(left, passed)
         if code in _TO_THE_END and scores.healthy() and (again := scores.again()):
             say(f"Once more, in new guests: {', '.join(again)}.")
@@ -372,6 +412,15 @@ def run(
         storage.write_whole(paths.results / FILE, json.dumps(data, indent=1) + "\n")
     _tell(scores, paths.results / FILE)
     return code
+
+
+def _times(paths: Paths) -> dict[str, float]:
+    """The seconds of each test in the last run of `vmtest`, by which the cheapest are known; without one, none."""
+    try:
+        data = json.loads((paths.results / "results.json").read_text())
+        return {str(test["id"]): float(test["seconds"]) for test in data["tests"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _verdict(scores: Scores, code: int) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from workspace import command, storage
 from workspace.deadline import Deadline
 from workspace.errors import WorkspaceError
@@ -42,6 +44,8 @@ _CACHED_ROOT = "rootflags=version=9p2000.L,trans=virtio,access=any,msize=524288,
 # As `vng` does: throw-away overlays, so that nothing a guest writes reaches the host.
 _OVERLAYS = ("/etc", "/lib", "/home", "/opt", "/srv", "/usr", "/var", "/tmp")
 _UDEV = ("/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd", "/usr/bin/udevd", "/sbin/udevd")
+
+_MOST = 16  # guests at once, unless more are asked for: each test file is collected in each of them
 
 _DYING = 10.0  # seconds that a killed process may take to be gone, its memory given back
 
@@ -90,6 +94,14 @@ class Machine:
     def memory(self) -> str:
         """As QEMU takes it: KASAN's shadow, red zones and quarantine, and kmemleak's records want twice as much."""
         return "4G" if self._has_kasan else "2G"
+
+    @property
+    def at_once(self) -> int:
+        """How many such guests the host bears: one for each processor, as long as there is memory, and at least one."""
+        each = int(self.memory.removesuffix("G")) << 30
+        # QEMU has memory of its own.
+        fit = int(psutil.virtual_memory().available / (each * 1.25))
+        return max(1, min(len(os.sched_getaffinity(0)), fit, _MOST))
 
     @property
     def _has_kasan(self) -> bool:

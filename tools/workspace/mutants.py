@@ -105,6 +105,19 @@ def chosen(mutants: dict[str, Mutant], only: Sequence[str]) -> dict[str, Mutant]
     return {name: mutant for name, mutant in mutants.items() if not only or name in only}
 
 
+def one_of_each_section(mutants: dict[str, Mutant], promises: Promises, series: str) -> dict[str, Mutant]:
+    """Of each section of the contract one mutant, none that crashes, hangs or leaves something behind.
+
+    Which it is depends on the digest of the ``series``: another series tries others.
+    """
+    sections: dict[str, list[Mutant]] = {}
+    for mutant in mutants.values():
+        if mutant.ends is None and not mutant.last:
+            sections.setdefault(promises.by_id[mutant.breaks[0]].section, []).append(mutant)
+    chosen = (each[int(series[:8], 16) % len(each)] for each in sections.values())
+    return {mutant.name: mutant for mutant in chosen}
+
+
 def split(nodeid: str) -> tuple[str, str]:
     """The test and the mutant of a node id of a run of mutants, in which the mutant is the last parameter."""
     if not nodeid.endswith("]"):

@@ -1,9 +1,9 @@
-"""Which guest runs which test next in a run of mutants: all tests as they are, then mutant by mutant."""
+"""Which guest runs which test next in a run of mutants: mutant by mutant, and without one what the answers hang on."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -27,14 +27,21 @@ class Memory(Protocol):
     def seconds(self, test: str) -> float:
         """How long a test took without a mutant."""
 
+    def timed(self, test: str) -> bool:
+        """Whether ``seconds()`` knows anything of the test."""
+
+    def wanted(self) -> Iterable[str]:
+        """The tests that failed with a mutant, and of which has to be known whether they pass without."""
+
     def expect(self, mutant: str, tests: int) -> None:
-        """So many tests hold the mutant's promises; or, without a mutant, any."""
+        """So many tests hold the mutant's promises; or, without a mutant, are run first."""
 
 
 class Schedule:
     """A scheduler of pytest-xdist's: gives tests out one by one, the cheapest of a mutant's first, until it is settled.
 
-    A worker runs a test only when it knows the next one, so each has two.
+    Tests whose time nobody knows are run without a mutant first; others only once they failed with one. A worker runs a
+    test only when it knows the next one, so each has two.
     """
 
     def __init__(self, guests: int, memory: Memory) -> None:
@@ -44,6 +51,8 @@ class Schedule:
         self._collected: set[WorkerController] = set()
         self._pending: dict[WorkerController, list[int]] = {}
         self._tests: deque[int] = deque()
+        # The tests without a mutant that nobody has asked for yet.
+        self._plain: dict[str, int] = {}
         self._mutants: dict[str, list[int]] = {}
         self._own: dict[WorkerController, tuple[str, deque[int]]] = {}
         self._begun = False
@@ -73,6 +82,8 @@ class Schedule:
             return True
         if not self._memory.healthy():
             return False
+        if any(test in self._plain for test in self._memory.wanted()):
+            return True
         own = any(tests and not self._memory.settled(mutant) for mutant, tests in self._own.values())
         return own or any(not self._memory.settled(mutant) for mutant in self._mutants)
 
@@ -92,8 +103,13 @@ class Schedule:
         if not self._begun:
             self._begun = True
             for index, nodeid in enumerate(self._collection):
-                mutant = split(nodeid)[1]
-                (self._tests if mutant == NONE else self._mutants.setdefault(mutant, [])).append(index)
+                test, mutant = split(nodeid)
+                if mutant != NONE:
+                    self._mutants.setdefault(mutant, []).append(index)
+                elif self._memory.timed(test):
+                    self._plain[test] = index
+                else:
+                    self._tests.append(index)
             for mutant, tests in ((NONE, self._tests), *self._mutants.items()):
                 self._memory.expect(mutant, len(tests))
         for node in self.nodes:
@@ -118,15 +134,23 @@ class Schedule:
             return self._tests.popleft()
         if not self._memory.healthy():
             return None
+        for test in self._memory.wanted():
+            if test in self._plain:
+                return self._plain.pop(test)
         mutant, tests = self._own.get(node, (NONE, deque()))
         while not tests or self._memory.settled(mutant):
             if not self._mutants:
-                return None
+                return self._in_case(node)
             mutant = next(iter(self._mutants))
             # Sorted only now, when the times are known.
             tests = deque(sorted(self._mutants.pop(mutant), key=self._seconds))
             self._own[node] = mutant, tests
         return tests.popleft()
+
+    def _in_case(self, node: WorkerController) -> int | None:
+        # The guest is to end, but what it runs last may fail: only it can tell then whether that means anything.
+        tests = (split(self._collection[index])[0] for index in self._pending[node])
+        return next((self._plain.pop(test) for test in tests if test in self._plain), None)
 
     def _seconds(self, index: int) -> float:
         return self._memory.seconds(split(self._collection[index])[0])

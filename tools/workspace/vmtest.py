@@ -14,12 +14,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
-from workspace import accelerator, boot, kconfig, kmemleak, machine, shell, storage
+from workspace import accelerator, boot, kconfig, kmemleak, machine, relay, shell, storage
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
@@ -28,10 +28,11 @@ from workspace.kernel import Kernel
 from workspace.machine import Machine, Record
 from workspace.progress import say
 from workspace.promises import MARKERS, Promises
+from workspace.protocol import LOOKED
 from workspace.results import Results, Test
 from workspace.settings import Paths
 from workspace.splat import ALLOWED, Exceptions
-from workspace.worker import LOOKED, ON_HOST, Recall, Rounds, drop_for_other_kernels, name_outcome
+from workspace.worker import ON_HOST, Recall, Rounds, drop_for_other_kernels, name_outcome
 
 # Guests that may be lost to tests before the run gives up: more means that nothing is learned any more.
 MAX_CRASHES = 8
@@ -50,7 +51,8 @@ def guest_count(word: str) -> int:
 class Options:
     """What the user asked for: ours taken out, the rest is pytest's."""
 
-    guests: int
+    guests: int | None
+    """At once; None: as many as the host bears."""
     junitxml: Path | None
     rounds: int
     keep_guest: bool
@@ -62,7 +64,7 @@ class Options:
     def parse(cls, words: Sequence[str]) -> Options:
         """Take our options out of ``words``; those that would lead tests out of the guests are refused."""
         parser = argparse.ArgumentParser(prog="nox -s vmtest --", add_help=False, allow_abbrev=False)
-        parser.add_argument("-n", "--numprocesses", default="1")
+        parser.add_argument("-n", "--numprocesses")
         parser.add_argument("--junitxml", "--junit-xml", type=Path)
         parser.add_argument("--until-fail", type=int, default=1)
         parser.add_argument("--keep-guest", action="store_true")
@@ -78,7 +80,7 @@ class Options:
                     "--keep-guest for a shell in the guest of a failed test."
                 )
         try:
-            guests = guest_count(known.numprocesses)
+            guests = None if known.numprocesses is None else guest_count(known.numprocesses)
         except argparse.ArgumentTypeError as error:
             raise WorkspaceError(f"-n {known.numprocesses}: {error}.") from error
         if known.until_fail < 1:
@@ -205,6 +207,10 @@ class Guests(Host):
         if words.get("workspace.nonce") != self.run.nonce:
             pytest.exit("a worker answered that is no guest of this run: nothing was tested.", returncode=3)
         self._names[gateway.id] = (name.rpartition(".")[2], boot.strip())
+
+    def pytest_xdist_getremotemodule(self) -> ModuleType:
+        """What runs in a guest instead of xdist's own worker, which has threads."""
+        return relay
 
     def pytest_configure_node(self, node: Any) -> None:
         """What the worker in the guest has to know."""
@@ -417,13 +423,14 @@ def run(
     options = Options.parse(words)
     machine.require_tools()
     vm = Machine(kernel, accelerator.choose(kernel, paths=paths, wanted=options.accelerator))
+    at_once = options.guests or (1 if options.keep_guest else vm.at_once)
     promises = Promises.load(paths.vmtests / "promises.toml")
     before = Path.cwd()
     exceptions = Exceptions.load(paths.vmtests / ALLOWED)
     known_options = kconfig.known_options(paths.kconfig)
     with ExitStack() as stack:
         stack.enter_context(storage.locked(paths.build / "vmtest.lock", what="build/results"))
-        outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=options.guests)
+        outcome = Results.started(kernel, vm, facts=facts or {}, folder=paths.results, guests=at_once)
         stack.callback(outcome.write, promises)
         guests = stack.enter_context(begun(vm, paths, paths.results / "consoles"))
         key = key_of(paths, kernel, vm.accelerator)
@@ -435,7 +442,7 @@ def run(
         def host(kind: type[Host]) -> Host:
             return kind(options, outcome, promises, guests, exceptions, known_options, journal, passed)
 
-        code = _sessions(host, guests, options, outcome, promises)
+        code = _sessions(host, guests, options, outcome, promises, in_guests(guests, at_once, crashes=MAX_CRASHES))
         if options.junitxml is not None:
             outcome.write(promises)
             target = before / options.junitxml
@@ -470,13 +477,18 @@ def in_guests(run: Run, guests: int, *, crashes: int) -> list[str]:
 
 
 def _sessions(
-    host_of: Callable[[type[Host]], Host], run: Run, options: Options, outcome: Results, promises: Promises
+    host_of: Callable[[type[Host]], Host],
+    run: Run,
+    options: Options,
+    outcome: Results,
+    promises: Promises,
+    guests: list[str],
 ) -> int:
     codes = []
     whole = True
     hosts: list[tuple[Host, list[str]]] = [(host_of(Boots), ["-p", "no:xdist"])]
     if outcome.task_diag:
-        hosts.append((host_of(Guests), in_guests(run, options.guests, crashes=MAX_CRASHES)))
+        hosts.append((host_of(Guests), guests))
     for host, extra in hosts:
         with tempfile.TemporaryDirectory(prefix="junit", dir=run.folder) as scratch:
             junit = Path(scratch) / "junit.xml"

@@ -13,10 +13,9 @@ import os
 import pty
 import select
 import signal
+import socket
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Collection, Generator
 from pathlib import Path
 from types import FrameType
@@ -26,20 +25,17 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from workspace import gcov, kmemleak
-from workspace.guest import LINK, SHELL
 from workspace.promises import Promises
+from workspace.protocol import LOOKED, PORTS, SHELL
+from workspace.single import TOLD_BY
 from workspace.splat import NONE, Exceptions, Record, TaintedError, splats
 from workspace.switch import Switch
+from workspace.watch import TOLD
 
-PORTS = Path("/dev/virtio-ports")
-BEAT = 1.0  # seconds between two signs of life
 DEADLINE = 10.0  # seconds for a test on the hardware, unless it says otherwise
 END = 30.0  # seconds on the hardware for what is looked at after the last test
 BETWEEN_LOOKS = 300.0  # seconds after which leaks are looked for again; until then no test is known to leak nothing
-LOOKED = "looked_for_leaks"  # the user property of the test after which that was
 GRACE = 5.0  # from the moment a test is told to end until its guest is given up
-# A number that no program under test uses. SIGALRM is left to the tests, which interrupt reads with it.
-_TOLD = signal.SIGRTMAX - 3
 
 
 ON_HOST = pytest.StashKey[bool]()  # set where pytest only hands tests out, or drives guests from the host
@@ -146,75 +142,37 @@ def _taints() -> int:
     return int(Path("/proc/sys/kernel/tainted").read_text())
 
 
-class Link:
-    """The port on which the guest tells the host where it is."""
+class Monitor:
+    """This process's side of the watch: tells it what runs and until when, and ends a test whose time is over."""
 
-    def __init__(self) -> None:
-        self._port = os.open(PORTS / LINK, os.O_WRONLY | os.O_CLOEXEC)
-        self._lock = threading.Lock()
-
-    def say(self, event: str, **facts: object) -> None:
-        """One event, as a line."""
-        line = json.dumps({"event": event, **facts}) + "\n"
-        with self._lock:
-            os.write(self._port, line.encode())
-
-
-class Monitor(threading.Thread):
-    """Signs of life, and deadlines: a test is told to end by a signal; a guest whose test does not is given up."""
-
-    def __init__(self, link: Link, log: Log) -> None:
-        super().__init__(name="workspace-monitor", daemon=True)
-        self._link = link
-        self._log = log
-        self._main = threading.main_thread()
+    def __init__(self, watch: socket.socket) -> None:
+        self._watch = watch
         self._end: float | None = None
         self._limit = 0.0
-        self._grace = 0.0
-        self._told = False
-        self._test = ""
-        signal.signal(_TOLD, self._raise)
+        signal.signal(TOLD, self._raise)
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
         # Late by a hair: the test has just ended, or the next phase has begun, whose time is not over.
         if self._end is not None and time.monotonic() >= self._end:
-            self._told = True
             raise TimedOutError(f"the test did not end within its deadline of {self._limit:g} s")
+
+    def say(self, event: str, **facts: object) -> None:
+        """Let the host know."""
+        self._tell(event=event, **facts)
 
     def arm(self, test: str, limit: float, slowness: float) -> None:
         """From now on the test has ``limit`` seconds."""
-        self._test, self._limit, self._grace = test, limit, GRACE * slowness
-        self._told = False
+        self._limit = limit
         self._end = time.monotonic() + limit
+        self._tell(deadline=self._end, grace=GRACE * slowness, test=test)
 
     def disarm(self) -> None:
         """The test ended."""
         self._end = None
+        self._tell(deadline=None, grace=0.0, test="")
 
-    def run(self) -> None:
-        """Until the process ends."""
-        while True:
-            self._link.say("alive")
-            time.sleep(BEAT)
-            end = self._end
-            if end is None:
-                continue
-            late = time.monotonic() - end
-            if late > self._grace:
-                self._give_up()
-                return
-            if late > 0 and not self._told and self._main.ident is not None:
-                signal.pthread_kill(self._main.ident, _TOLD)
-
-    def _give_up(self) -> None:
-        frame = sys._current_frames().get(self._main.ident or 0)
-        for where in traceback.extract_stack(frame)[-4:]:
-            self._log.mark(f"stuck at {where.filename}:{where.lineno}: {where.line}")
-        with contextlib.suppress(OSError):
-            kernel = Path(f"/proc/self/task/{self._main.native_id}/stack").read_text()
-            for line in kernel.splitlines():
-                self._log.mark(f"stuck in {line}")
-        self._link.say("stuck", test=self._test)
+    def _tell(self, **said: object) -> None:
+        self._watch.sendall(json.dumps(said).encode() + b"\n")
 
 
 def serve_shell() -> None:
@@ -377,9 +335,8 @@ class Worker:
         self._leaks = kmemleak.OPTION in told["workspace_options"]
         self._looked = time.monotonic()
         self._counts = gcov.OPTION in told["workspace_options"]
-        self._link = Link()
-        self._monitor = Monitor(self._link, self._log)
-        self._monitor.start()
+        self._monitor = Monitor(socket.socket(fileno=int(os.environ[TOLD_BY])))
+        self._monitor.say("alive")
         self._facts = [
             ("guest", told["workspace_guest"]),
             ("guest_boot_id", Path("/proc/sys/kernel/random/boot_id").read_text().strip()),
@@ -407,12 +364,12 @@ class Worker:
         if self._outside is not None:
             return (yield)
         self._log.mark(f"start {item.nodeid}")
-        self._link.say("test", test=item.nodeid)
+        self._monitor.say("test", test=item.nodeid)
         try:
             return (yield)
         finally:
             self._log.mark(f"end {item.nodeid}")
-            self._link.say("test", test=None)
+            self._monitor.say("test", test=None)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -497,8 +454,8 @@ class Worker:
     def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
         """``--keep-guest``: a shell, with the failed test's fixtures still alive."""
         if self._keep and self._outside is None and isinstance(node, pytest.Item):
-            self._link.say("kept", test=node.nodeid)
+            self._monitor.say("kept", test=node.nodeid)
             try:
                 serve_shell()
             finally:
-                self._link.say("released", test=node.nodeid)
+                self._monitor.say("released", test=node.nodeid)
