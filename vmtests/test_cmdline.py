@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import mmap
 import os
@@ -181,6 +182,34 @@ def test_a_fault_inside_a_command_line_loses_and_repeats_nothing(
             stream += b"".join(raw.drain(task_diag))
             pieces.check_parts(stream)
             assert pieces.payloads(stream) == wanted, (good, size)
+
+
+@pytest.mark.promise("W7", "C2")
+@pytest.mark.parametrize("strategy", [ONE, ALL])
+@pytest.mark.parametrize("first", [raw.size_of(0), raw.size_of(0, 1), LARGEST + 300])
+def test_a_write_that_is_refused_changes_nothing_of_what_is_half_shown(
+    world: PidNamespace, task_diag: int, strategy: int, first: int
+) -> None:
+    """Between two groups, and within a command line."""
+    number = execed(world, b"x" * 300)
+    target, start = (number, 0) if strategy == ONE else (0, number)
+    request = Request(strategy=strategy, pid=target, start=start, show=raw.SHOW_ALL)
+
+    def payloads() -> dict[int, dict[int, bytes]]:
+        raw.ask(task_diag, request)
+        return pieces.payloads(b"".join(raw.drain(task_diag)))
+
+    wanted = at_rest(payloads, "the process")
+    raw.ask(task_diag, request)
+    stream = raw.read(task_diag, first)
+    (*_, last) = raw.answers(stream)
+    assert last.task_flags & CONT
+    with pytest.raises(OSError) as caught:
+        raw.ask(task_diag, Request())
+    assert caught.value.errno == errno.EBUSY
+    stream += b"".join(raw.drain(task_diag))
+    pieces.check_parts(stream)
+    assert pieces.payloads(stream) == wanted
 
 
 @pytest.mark.promise("G6", "G8")

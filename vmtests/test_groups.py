@@ -21,6 +21,7 @@ import pytest
 
 from taskdiag import Base, Cred, Group, Job, Mem, Sched, Stat, Strategy, TaskDiag
 from vmtests import oracle, programs, raw, syscalls
+from vmtests.arguments import kept
 from vmtests.credentials import ALICE, BOB, Credentials, fork, run_as, run_in_child
 from vmtests.groups import TICK, Said, agree, ask, check, compare, if_there, of_answer, of_proc, of_thread, one
 from vmtests.namespaces import PidNamespace, user_namespace
@@ -647,6 +648,33 @@ def test_the_inode_stays_with_a_process_that_execs_from_a_thread(
     assert idents(whole_machine)[pid] == then == inode(pid)
 
 
+@pytest.mark.promise("G6")
+def test_sizes_of_memory_beyond_32_bits(machine: Population, proc: int, whole_machine: int) -> None:
+    """Mapped, and not there: private memory that can be written counts as data."""
+
+    def live() -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+        kept(mmap.mmap(-1, 5 << 30, flags=flags))
+
+    mem = check(proc, whole_machine, machine.stopped(live))[Group.MEM]
+    assert isinstance(mem, Mem)
+    assert min(mem.vsize, mem.data) > 5 << 30
+
+
+@pytest.mark.promise("G5")
+def test_switches_are_a_tasks_own(machine: Population, proc: int, whole_machine: int) -> None:
+    """Not those of threads that have ended, which the kernel keeps with the process."""
+
+    def live() -> None:
+        ended = threading.Thread(target=lambda: [time.sleep(0.001) for _ in range(100)])
+        ended.start()
+        ended.join()
+
+    sched = check(proc, whole_machine, machine.stopped(live))[Group.SCHED]
+    assert isinstance(sched, Sched)
+    assert sched.nvcsw < 100
+
+
 @pytest.fixture
 def hierarchy() -> Iterator[int]:
     """Mount cgroup2, attached nowhere."""
@@ -689,6 +717,32 @@ def test_the_cgroup_is_the_inode_of_its_folder(
         for pid in pids:
             machine.kill(pid)
         for folder in reversed(folders):
+            wait_for(lambda folder=folder: _removed(folder), f"{folder} is empty")  # type: ignore[misc]
+
+
+@pytest.mark.promise("G5", "G8")
+def test_a_thread_has_a_cgroup_of_its_own(machine: Population, whole_machine: int, hierarchy: int) -> None:
+    """In a threaded cgroup below that of its leader."""
+    top = Path(f"/proc/self/fd/{hierarchy}/groups-{os.getpid()}")
+    below = top / "threads"
+    below.mkdir(parents=True)
+    pid = machine.spawn(partial(start_threads, 1), state="S")
+    (thread,) = {*map(int, os.listdir(f"/proc/{pid}/task"))} - {pid}
+    try:
+        (below / "cgroup.type").write_text("threaded")
+        (top / "cgroup.procs").write_text(str(pid))
+        (below / "cgroup.threads").write_text(str(thread))
+        wanted = {pid: top.stat().st_ino, thread: below.stat().st_ino}
+        for strategy, target in ((Strategy.THREAD, pid), (Strategy.ALL_THREAD, 0)):
+            tasks = ask(whole_machine, strategy, target)
+            assert {number: tasks[number].ident.cgroup for number in wanted} == wanted  # type: ignore[union-attr]
+        for number in wanted:
+            ident = one(whole_machine, number).ident
+            assert ident is not None
+            assert ident.cgroup == wanted[number]
+    finally:
+        machine.kill(pid)
+        for folder in (below, top):
             wait_for(lambda folder=folder: _removed(folder), f"{folder} is empty")  # type: ignore[misc]
 
 
