@@ -28,6 +28,8 @@ from vmtests.namespaces import PidNamespace, user_namespace
 from vmtests.population import Gate, Population, exec_from_thread, pause, rename, start_threads, wait_for
 from vmtests.raw import Request
 
+MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has no name for it before 3.13
+
 PAGE = mmap.PAGESIZE
 MADV_PAGEOUT = 21
 DISK = "/dev/ram0"
@@ -653,8 +655,7 @@ def test_sizes_of_memory_beyond_32_bits(machine: Population, proc: int, whole_ma
     """Mapped, and not there: private memory that can be written counts as data."""
 
     def live() -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
-        kept(mmap.mmap(-1, 5 << 30, flags=flags))
+        kept(mmap.mmap(-1, 5 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE))
 
     mem = check(proc, whole_machine, machine.stopped(live))[Group.MEM]
     assert isinstance(mem, Mem)
@@ -665,8 +666,12 @@ def test_sizes_of_memory_beyond_32_bits(machine: Population, proc: int, whole_ma
 def test_switches_are_a_tasks_own(machine: Population, proc: int, whole_machine: int) -> None:
     """Not those of threads that have ended, which the kernel keeps with the process."""
 
+    def sleep() -> None:
+        for _ in range(100):
+            time.sleep(0.001)
+
     def live() -> None:
-        ended = threading.Thread(target=lambda: [time.sleep(0.001) for _ in range(100)])
+        ended = threading.Thread(target=sleep)
         ended.start()
         ended.join()
 
@@ -721,13 +726,13 @@ def test_the_cgroup_is_the_inode_of_its_folder(
 
 
 @pytest.mark.promise("G5", "G8")
-def test_a_thread_has_a_cgroup_of_its_own(machine: Population, whole_machine: int, hierarchy: int) -> None:
+def test_a_thread_has_a_cgroup_of_its_own(machine: Population, proc: int, whole_machine: int, hierarchy: int) -> None:
     """In a threaded cgroup below that of its leader."""
     top = Path(f"/proc/self/fd/{hierarchy}/groups-{os.getpid()}")
     below = top / "threads"
     below.mkdir(parents=True)
     pid = machine.spawn(partial(start_threads, 1), state="S")
-    (thread,) = {*map(int, os.listdir(f"/proc/{pid}/task"))} - {pid}
+    (thread,) = {*oracle.threads(proc, pid)} - {pid}
     try:
         (below / "cgroup.type").write_text("threaded")
         (top / "cgroup.procs").write_text(str(pid))
