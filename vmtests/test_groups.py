@@ -29,7 +29,6 @@ from vmtests.population import Gate, Population, exec_from_thread, pause, rename
 from vmtests.raw import Request
 
 MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has no name for it before 3.13
-
 PAGE = mmap.PAGESIZE
 MADV_PAGEOUT = 21
 DISK = "/dev/ram0"
