@@ -132,7 +132,8 @@ class Look:
 
     def of_proc(self) -> Answers:
         """Return what the text files say, as the answers should."""
-        listed = {pid for pid in self._procfs.listed() if self._may_be_seen(pid)}
+        there = {*self._targets, self._parent}
+        listed = {pid for pid in self._procfs.listed() if pid in there and self._may_be_seen(pid)}
         rows = {pid: self._row(str(pid)) for pid in self._targets if pid in listed}
         members = {pid: self._members(pid) for pid in rows}
         everything: dict[int, Row] = {}
