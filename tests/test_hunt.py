@@ -17,8 +17,10 @@ import pytest
 from stand_in import kernel
 
 from workspace.hunt import Scores
+from workspace.journal import keep_times
 from workspace.mutants import Mutant
-from workspace.results import Results
+from workspace.results import Results, Test
+from workspace.settings import Paths
 from workspace.splat import ALLOWED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -487,13 +489,10 @@ def test_a_run_that_kills_all_passes_also_in_two_guests(clone: Clone) -> None:
 
 
 def test_where_times_are_known_only_what_fails_with_a_mutant_is_run_without(clone: Clone) -> None:
-    """The times are those of the last run of vmtest, in which it took longest what now is cheapest."""
-    seconds = {"small.py::test_dear[a@b]": 1, "small.py::test_dear[c]": 2, "small.py::test_cheap": 3}
-    seconds |= {"small.py::test_other": 1, "other.py::test_in_another_file": 4}
-    results = clone.path / "build/results/results.json"
-    results.parent.mkdir(parents=True)
-    tests = [{"id": f"vmtests/test_{name}", "seconds": time} for name, time in seconds.items()]
-    results.write_text(json.dumps({"tests": tests}))
+    """The times are those of vmtest, in which it took longest what now is cheapest."""
+    seconds = {"small.py::test_dear[a@b]": 1.0, "small.py::test_dear[c]": 2.0, "small.py::test_cheap": 3.0}
+    seconds |= {"small.py::test_other": 1.0, "other.py::test_in_another_file": 4.0}
+    keep_times(Paths(clone.path), {f"vmtests/test_{name}": Test(seconds=time) for name, time in seconds.items()})
     done = clone.run("1", "deaf", "hated", "deadly")
     assert done.returncode == 0, done.stderr
     assert "3 of 3 killed" in done.stderr
@@ -504,9 +503,7 @@ def test_a_test_that_fails_with_a_mutant_and_without_kills_nothing(clone: Clone)
     clone.write_tests(sick="hated")
     text = (clone.vmtests / "test_small.py").read_text()
     (clone.vmtests / "test_small.py").write_text(text.replace("assert mutant != 'hated'", "assert mutant == 'x'"))
-    results = clone.path / "build/results/results.json"
-    results.parent.mkdir(parents=True)
-    results.write_text(json.dumps({"tests": [{"id": "vmtests/test_small.py::test_other", "seconds": 1}]}))
+    keep_times(Paths(clone.path), {"vmtests/test_small.py::test_other": Test(seconds=1.0)})
     done = clone.run("1", "hated")
     assert done.returncode == 1
     assert "test_other fails without a mutant:" in done.stderr

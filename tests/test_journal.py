@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from stand_in import kernel
 
-from workspace.journal import Journal, key_of
+from workspace.journal import Journal, keep_times, key_of, times
 from workspace.kernel import Kernel
+from workspace.results import Test
 from workspace.settings import Paths
 
 
@@ -77,3 +78,13 @@ def test_what_python_keeps_and_the_table_of_mutants_are_no_part_of_the_tests(tmp
     assert key_of(paths, built, "tcg") == before
     moved = shutil.copytree(paths.root, tmp_path / "moved")
     assert key_of(Paths(moved), built, "tcg") == before
+
+
+def test_times_are_those_of_the_last_time_that_each_test_passed(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    assert times(paths) == {}
+    keep_times(paths, {"t": Test(seconds=1.5), "u": Test(seconds=2.0)})
+    keep_times(paths, {"u": Test(seconds=9.0, outcome="failed"), "v": Test(seconds=0.25)})
+    assert times(paths) == {"t": 1.5, "u": 2.0, "v": 0.25}
+    (tmp_path / "build/journals/times.json").write_text("[")
+    assert times(paths) == {}

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from workspace import accelerator, kconfig, machine, storage, vmtest
-from workspace.journal import Journal, key_of
+from workspace.journal import Journal, key_of, times
 from workspace.kernel import Kernel
 from workspace.machine import Machine
 from workspace.mutants import NONE, TABLE, Mutant, join, split
@@ -361,7 +361,7 @@ def run(
         (paths.results / FILE).unlink(missing_ok=True)
         folder.mkdir(parents=True)
         journal = Journal.opened(paths.journals / "mutants.jsonl", key_of(paths, kernel, vm.accelerator))
-        scores = Scores(chosen, Results(folder, {}, kernel.options), journal=journal, times=_times(paths))
+        scores = Scores(chosen, Results(folder, {}, kernel.options), journal=journal, times=times(paths))
         passed = scores.recall() if resume else {}
         guest_run = stack.enter_context(vmtest.begun(vm, paths, folder))
         options = Options(guests=guests, junitxml=None, rounds=1, keep_guest=False, accelerator=wanted, pytest=())
@@ -412,15 +412,6 @@ def run(
         storage.write_whole(paths.results / FILE, json.dumps(data, indent=1) + "\n")
     _tell(scores, paths.results / FILE)
     return code
-
-
-def _times(paths: Paths) -> dict[str, float]:
-    """The seconds of each test in the last run of `vmtest`, by which the cheapest are known; without one, none."""
-    try:
-        data = json.loads((paths.results / "results.json").read_text())
-        return {str(test["id"]): float(test["seconds"]) for test in data["tests"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def _verdict(scores: Scores, code: int) -> int:

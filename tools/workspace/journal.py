@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workspace import storage
 from workspace.kernel import Kernel
+from workspace.results import Test
 from workspace.settings import Paths
 
+_TIMES = "times.json"
 _BESIDES = ("pyproject.toml", "tools/requirements.lock")
 
 
@@ -75,3 +78,18 @@ class Journal:
         with self.path.open("ab", buffering=0) as file:
             file.write(json.dumps(entry).encode() + b"\n")
             os.fsync(file.fileno())
+
+
+def times(paths: Paths) -> dict[str, float]:
+    """The seconds that each test took when it passed last, whatever kernel and files that was with."""
+    try:
+        found = json.loads((paths.journals / _TIMES).read_text())
+        return {str(test): float(seconds) for test, seconds in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def keep_times(paths: Paths, tests: Mapping[str, Test]) -> None:
+    """Remember how long these took; of the others, what is known stays."""
+    new = {name: round(test.seconds, 3) for name, test in tests.items() if test.outcome == "passed"}
+    storage.write_whole(paths.journals / _TIMES, json.dumps(times(paths) | new, indent=0) + "\n")

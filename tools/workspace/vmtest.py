@@ -23,7 +23,7 @@ from workspace import accelerator, boot, kconfig, kmemleak, machine, relay, shel
 from workspace.boot import Booted
 from workspace.errors import Terminated, WorkspaceError
 from workspace.guest import Kind, Run, Verdict
-from workspace.journal import Journal, key_of
+from workspace.journal import Journal, keep_times, key_of
 from workspace.kernel import Kernel
 from workspace.machine import Machine, Record
 from workspace.progress import say
@@ -442,6 +442,7 @@ def run(
         def host(kind: type[Host]) -> Host:
             return kind(options, outcome, promises, guests, exceptions, known_options, journal, passed)
 
+        stack.callback(lambda: keep_times(paths, outcome.tests))
         code = _sessions(host, guests, options, outcome, promises, in_guests(guests, at_once, crashes=MAX_CRASHES))
         if options.junitxml is not None:
             outcome.write(promises)
