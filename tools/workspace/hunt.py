@@ -307,6 +307,7 @@ class Hunt(Guests):
         super().pytest_configure_node(node)
         breaks = {name: list(mutant.breaks) for name, mutant in self.mutants.items()}
         node.workerinput["workspace_breaks"] = breaks  # type: ignore[attr-defined]
+        node.workerinput["workspace_times"] = self.scores.times  # type: ignore[attr-defined]
 
     def pytest_testnodedown(self, node: object, error: object) -> None:
         """What a guest finds at its end may be what a mutant left: nothing is learned from it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -11,15 +12,24 @@ from workspace.mutants import NONE, split
 from workspace.promises import Promises
 
 PARAMETER = Path("/sys/module/task_diag/parameters/mutant")
-DEADLINE = 3.0  # seconds on the hardware for a test that a mutant may hang; the slowest takes a tenth of it
+DEADLINE = 3.0  # seconds on the hardware for a test that a mutant may hang; most take a tenth of it
+PATIENCE = 3.0  # times as long as without a mutant, for those that take longer
 
 
 class Switch:
-    """The plugin; ``breaks`` has the promises of each mutant."""
+    """The plugin; ``breaks`` has the promises of each mutant, ``times`` the seconds of tests without one, if known."""
 
-    def __init__(self, breaks: Mapping[str, Sequence[str]], promises: Promises, *, parameter: Path = PARAMETER) -> None:
+    def __init__(
+        self,
+        breaks: Mapping[str, Sequence[str]],
+        promises: Promises,
+        times: Mapping[str, float] = MappingProxyType({}),
+        *,
+        parameter: Path = PARAMETER,
+    ) -> None:
         self._breaks = breaks
         self._promises = promises
+        self._times = times
         self._parameter = parameter
         self._settled: set[str] = set()
 
@@ -49,9 +59,11 @@ class Switch:
             (item for item in items if item not in dropped), key=lambda item: order.index(split(item.nodeid)[1])
         )
         for item in items:
-            if split(item.nodeid)[1] != NONE:
+            test, mutant = split(item.nodeid)
+            if mutant != NONE:
                 own = item.get_closest_marker("deadline")
-                limit = min(DEADLINE, float(own.args[0])) if own else DEADLINE
+                limit = max(DEADLINE, PATIENCE * self._times.get(test, 0.0))
+                limit = min(limit, float(own.args[0])) if own else DEADLINE
                 # Before its own: the first marker counts.
                 item.add_marker(pytest.mark.deadline(limit), append=False)
 

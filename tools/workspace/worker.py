@@ -346,7 +346,9 @@ class Worker:
         self._recall = Recall(frozenset(told["workspace_passed"]))
         config.pluginmanager.register(self._recall, "workspace-recall")
         if told.get("workspace_breaks"):
-            config.pluginmanager.register(Switch(told["workspace_breaks"], self._promises), "workspace-switch")
+            times = {test: seconds / self._slowness for test, seconds in told["workspace_times"].items()}
+            switch = Switch(told["workspace_breaks"], self._promises, times)
+            config.pluginmanager.register(switch, "workspace-switch")
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Tests that are not for a guest are left to the run's other half."""
