@@ -164,15 +164,15 @@ FIXED = (Group.CRED, Group.IDENT)
 """Groups that a running task does not change and change back: of JOB, some flags come and go."""
 
 
-def of_proc(proc: int, task: str) -> dict[Group, Said]:
-    """Return every group as ``/proc`` has it."""
+def of_proc(proc: int, task: str, groups: Collection[Group] = tuple(OF_PROC)) -> dict[Group, Said]:
+    """Return ``groups`` as ``/proc`` has them."""
     files = Files(proc, task)
-    return {group: read(files) for group, read in OF_PROC.items()}
+    return {group: read(files) for group, read in OF_PROC.items() if group in groups}
 
 
-def of_thread(proc: int, pid: int, thread: int) -> dict[Group, Said]:
+def of_thread(proc: int, pid: int, thread: int, groups: Collection[Group] = tuple(OF_PROC)) -> dict[Group, Said]:
     """Return what ALL_THREAD and THREAD should say of a thread: its own files; CMDLINE and MEM only of the leader."""
-    said = of_proc(proc, f"{pid}/task/{thread}")
+    said = of_proc(proc, f"{pid}/task/{thread}", groups)
     return {group: value for group, value in said.items() if thread == pid or group not in LEADERS_ONLY}
 
 
